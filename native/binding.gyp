@@ -4,13 +4,13 @@
     {
       "target_name": "virtiofsd_native",
       "sources": [
-        "native/addon.cc",
-        "native/context.cc",
-        "native/guest_memory.cc",
-        "native/event_wait.cc",
-        "native/unix_socket.cc",
-        "native/fs_calls.cc",
-        "native/file_io.cc"
+        "addon.cc",
+        "context.cc",
+        "guest_memory.cc",
+        "event_wait.cc",
+        "unix_socket.cc",
+        "fs_calls.cc",
+        "file_io.cc"
       ],
       "include_dirs": ["<!@(node -p \"require('node-addon-api').include\")"],
       "defines": ["NAPI_DISABLE_CPP_EXCEPTIONS", "NODE_ADDON_API_DISABLE_DEPRECATED", "NAPI_VERSION=9", "_GNU_SOURCE", "_FILE_OFFSET_BITS=64"],
