@@ -1,0 +1,225 @@
+/**
+ * The one place that loads the C++ shim and gives it types.
+ *
+ * A `Context` belongs to the thread that made it (one per device thread). It owns:
+ * - the arena: bytes shared by JavaScript and C++; names, replies and raw kernel structs lie there;
+ * - the mailbox: a Float64Array for arguments and results of the hot calls (`NativeCalls`). A call
+ *   without N-API arguments costs about 13 ns, each integer argument would add 10;
+ * - the guest memory: mapped regions, reached through guest addresses that C++ checks every time;
+ * - the segment list: (guest address, bytes) pairs that JavaScript takes from descriptor chains;
+ * - the event set that `wait` blocks on, and a thread pool for system calls that may block.
+ *
+ * C++ checks every arena offset, segment, guest address and count it is handed: memory safety never
+ * depends on JavaScript. It knows no FUSE opcode and no policy.
+ *
+ * Errors are answers: every call returns `>= 0` or `-errno`; nothing throws but a TypeError for an
+ * argument of the wrong JavaScript type (a bug of ours).
+ */
+import { createRequire } from 'node:module'
+import { existsSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+/** Argument slots of the mailbox: `mail[0]` is the result, `mail[1]`... the arguments in order. */
+export const MAIL_SLOTS = 16
+/** Rings that `wait` can watch while it spins: hiprio and up to 64 request queues. */
+export const MAX_RINGS = 65
+/** File descriptors one socket message can carry (the kernel's SCM_MAX_FD is 253; vhost-user needs 8). */
+export const MAX_MESSAGE_FDS = 32
+
+export interface ContextOptions {
+  /** Bytes of the arena; a multiple of 4096, at most 64 MiB. */
+  readonly arenaBytes: number
+  /** Pairs in the segment list: the longest chain that can be handled. At most 65536. */
+  readonly maxSegments: number
+  /** Most threads the pool may start; each is started when first needed. 1 to 256. */
+  readonly poolThreads: number
+}
+
+/**
+ * Calls that take their arguments from `mail[1]`... and leave their result in `mail[0]`.
+ * The same system calls can be handed to the pool by number (`submit`, see `PoolCall`).
+ */
+export interface HotCalls {
+  copyIn(): void
+  copyOut(): void
+  readv(): void
+  writev(): void
+  openat(): void
+  reopen(): void
+  close(): void
+  statx(): void
+  statfs(): void
+  readlink(): void
+  mknodat(): void
+  mkdirat(): void
+  symlinkat(): void
+  linkat(): void
+  unlinkat(): void
+  renameat2(): void
+  chmod(): void
+  chown(): void
+  utimens(): void
+  ftruncate(): void
+  fallocate(): void
+  copyFileRange(): void
+  lseek(): void
+  fsync(): void
+  syncfs(): void
+  getdents64(): void
+  getxattr(): void
+  setxattr(): void
+  listxattr(): void
+  removexattr(): void
+  faccess(): void
+  nameToHandle(): void
+  openByHandle(): void
+  flock(): void
+  ofdLock(): void
+  ioctl(): void
+  setCredentials(): void
+  restoreCredentials(): void
+  setEffectiveCapability(): void
+  umask(): void
+  unshareFs(): void
+  memfdCreate(): void
+  eventSignal(): void
+  submit(): void
+  reap(): void
+  wait(): void
+}
+
+export interface RawContext extends HotCalls {
+  readonly arena: ArrayBuffer
+  /** Float64 x MAIL_SLOTS. */
+  readonly mail: ArrayBuffer
+  /** Float64 pairs: guest address, bytes. */
+  readonly segments: ArrayBuffer
+  /** Int32 x MAX_RINGS: the avail.idx last taken from each ring, or -1 when `wait` need not look at it. */
+  readonly lastAvail: ArrayBuffer
+  /** Int32: tokens of the ready descriptors after `wait`. */
+  readonly ready: ArrayBuffer
+  /** Int32 x MAX_MESSAGE_FDS: descriptors received, or to be sent. */
+  readonly fds: ArrayBuffer
+
+  /**
+   * Maps a memory region of the front end, shared and read-write. Takes no ownership of `fd`: the
+   * caller closes it afterwards. Errors, in order: EINVAL zero size, wrapped or unsafe address,
+   * offset not a multiple of the page; EEXIST overlaps a region's guest or user addresses; ENOSPC
+   * more than 512 regions; EOVERFLOW the file behind `fd` ends before offset + size; errno of mmap.
+   */
+  addRegion(
+    fd: number,
+    fdOffset: bigint,
+    guestAddress: bigint,
+    userAddress: bigint,
+    bytes: bigint,
+  ): number
+  /**
+   * Unmaps the region with exactly this guest address, user address and size. Ring views on it are
+   * detached (their length becomes 0). Pool jobs in flight keep the mapping alive until they end.
+   * Errors: ENOENT no such region.
+   */
+  removeRegion(guestAddress: bigint, userAddress: bigint, bytes: bigint): number
+  /** Removes every region, as `removeRegion` does. Returns how many there were. */
+  clearRegions(): number
+  /**
+   * An ArrayBuffer over front-end addresses `userAddress`... for a ring part. Must lie inside one
+   * region and be aligned to `alignment`. Errors (returned as a number): EFAULT, EINVAL.
+   */
+  mapView(userAddress: bigint, bytes: number, alignment: number): ArrayBuffer | number
+  /** Detaches a view made by `mapView`; its length becomes 0. Unknown buffers are ignored. */
+  unmapView(view: ArrayBuffer): void
+  /**
+   * Tells `wait` where ring `index` keeps its avail.idx: `view` is the avail ring's view from
+   * `mapView` (idx at byte 2), or null to forget the ring. Forgotten by itself when the view is detached.
+   */
+  watchRing(index: number, view: ArrayBuffer | null): number
+
+  /**
+   * Adds `fd` to the event set; `wait` reports `token` (>= 0) when it is readable or hung up. An
+   * eventfd is watched edge-triggered and need not be read; other descriptors are level-triggered,
+   * and with `drain` C++ reads and drops what is there (kicks that come through a pipe).
+   */
+  watchFd(fd: number, token: number, drain: boolean): number
+  unwatchFd(fd: number): number
+
+  /** Reads up to `bytes` into the arena; descriptors go to `fds`. See `Received`. */
+  receive(fd: number, arenaAt: number, bytes: number, result: Int32Array): number
+  /** Sends arena bytes with the first `fdCount` of `fds`. Blocks until all is sent. Returns bytes or -errno. */
+  send(fd: number, arenaAt: number, bytes: number, fdCount: number): number
+
+  /** Joins the pool, detaches views, unmaps regions, closes the event set. Idempotent. Later calls answer -EBADF. */
+  dispose(): void
+}
+
+/** System calls `submit` accepts: those that use no arena memory after they were submitted. */
+export const PoolCall = {
+  readv: 0,
+  writev: 1,
+  fsync: 2,
+  syncfs: 3,
+  fallocate: 4,
+  copyFileRange: 5,
+  close: 6,
+  flock: 7,
+  ftruncate: 8,
+} as const
+export type PoolCall = (typeof PoolCall)[keyof typeof PoolCall]
+
+/** Exports of the shim that belong to no context. All return `>= 0` or `-errno` unless noted. */
+export interface NativeModule {
+  createContext(options: ContextOptions): RawContext
+  /** Binds and listens on a UNIX stream socket (close-on-exec); returns the descriptor. EADDRINUSE etc. */
+  unixListen(path: string, backlog: number): number
+  /** Accepts one connection (blocking unless the listener is not ready: waits by poll up to timeoutMs, -1 for ever; ETIMEDOUT). */
+  unixAccept(listener: number, timeoutMs: number): number
+  unixConnect(path: string): number
+  /** Checks that `fd` is a listening UNIX stream socket: 0, or ENOTSOCK, EINVAL. */
+  checkListener(fd: number): number
+  /** A connected pair of UNIX stream sockets (close-on-exec) in `out[0]`, `out[1]`. */
+  socketPair(out: Int32Array): number
+  eventFd(): number
+  /** Adds 1 to an eventfd, or writes 8 bytes to a pipe or socket. EAGAIN counts as success: a signal is pending already. */
+  eventWrite(fd: number): number
+  /** Reads an eventfd (or 8 bytes of a pipe): the value, -EAGAIN when nothing came within timeoutMs. */
+  eventRead(fd: number, timeoutMs: number): number
+  /** An anonymous memory file of `bytes` bytes. */
+  memfd(name: string, bytes: number): number
+  /** Non-blocking mode; returns 0. */
+  setNonBlocking(fd: number, on: boolean): number
+  closeFd(fd: number): number
+  dupFd(fd: number): number
+  /** prctl(PR_SET_NAME) of the process' main thread. */
+  setProcessName(name: string): number
+  /** Soft and hard RLIMIT_NOFILE into `out[0]`, `out[1]`. */
+  getNoFileLimit(out: Float64Array): number
+  setNoFileLimit(soft: number, hard: number): number
+  /** _exit(2): ends the process at once, whatever its threads do. */
+  exitNow(status: number): never
+}
+
+function packageRoot(): string {
+  // dist/src/native/addon.js in a build, so the package is three levels up from our folder.
+  let folder = dirname(fileURLToPath(import.meta.url))
+  while (!existsSync(join(folder, 'package.json'))) {
+    const up = dirname(folder)
+    if (up === folder) throw new Error('virtiofsd-ts: cannot find the package folder')
+    folder = up
+  }
+  return folder
+}
+
+function load(): NativeModule {
+  const file = join(packageRoot(), 'native', 'build', 'Release', 'virtiofsd_native.node')
+  try {
+    return createRequire(import.meta.url)(file) as NativeModule
+  } catch (cause) {
+    throw new Error(
+      `cannot load the native shim ${file}: run "npm run build:native" in the package folder`,
+      { cause },
+    )
+  }
+}
+
+export const native: NativeModule = load()

@@ -1,0 +1,439 @@
+/**
+ * `Context`: the typed face of the shim for one device thread. Each method fills the mailbox, makes
+ * the call and returns `mail[0]`: `>= 0` or `-errno`.
+ *
+ * Conventions: `...At` is a byte offset in the arena. A name at `nameAt` ends with NUL inside the
+ * arena, at most 4096 bytes on (EFAULT, ENAMETOOLONG otherwise). `nameAt` of EMPTY_PATH means "the
+ * descriptor itself" where noted. A descriptor named `node` may be an O_PATH one.
+ */
+import { MAIL_SLOTS, native, type PoolCall, type RawContext, type ContextOptions } from './addon.js'
+
+/** `nameAt` for "the descriptor itself" (AT_EMPTY_PATH). */
+export const EMPTY_PATH = -1
+/** uid, gid: leave as it is. */
+export const KEEP_ID = -1
+/** tv_nsec for "now" and for "leave": UTIME_NOW, UTIME_OMIT. */
+export const UTIME_NOW = 0x3fffffff
+export const UTIME_OMIT = 0x3ffffffe
+
+/** Result of `receive`: what came besides the bytes. */
+export interface Received {
+  bytes: number
+  fdCount: number
+  /** More descriptors came than fit; the surplus was closed by the kernel. */
+  truncated: boolean
+}
+
+export class Context {
+  readonly raw: RawContext
+  readonly bytes: Uint8Array
+  readonly view: DataView
+  /** (guest address, bytes) pairs. */
+  readonly segments: Float64Array
+  readonly lastAvail: Int32Array
+  readonly ready: Int32Array
+  readonly fds: Int32Array
+  readonly #mail: Float64Array
+  readonly #received = new Int32Array(2)
+
+  constructor(options: ContextOptions) {
+    this.raw = native.createContext(options)
+    this.bytes = new Uint8Array(this.raw.arena)
+    this.view = new DataView(this.raw.arena)
+    this.segments = new Float64Array(this.raw.segments)
+    this.lastAvail = new Int32Array(this.raw.lastAvail)
+    this.ready = new Int32Array(this.raw.ready)
+    this.fds = new Int32Array(this.raw.fds)
+    this.#mail = new Float64Array(this.raw.mail, 0, MAIL_SLOTS)
+  }
+
+  // --- guest memory -----------------------------------------------------------------------------
+
+  /**
+   * Copies up to `bytes` from the segments `first`...`first + count - 1`, after skipping `skip`
+   * bytes of them, to the arena. Returns the bytes copied (fewer when the segments end).
+   * Errors: EFAULT an address outside guest memory or the arena.
+   */
+  copyIn(first: number, count: number, skip: number, arenaAt: number, bytes: number): number {
+    const m = this.#mail
+    m[1] = first
+    m[2] = count
+    m[3] = skip
+    m[4] = arenaAt
+    m[5] = bytes
+    this.raw.copyIn()
+    return m[0]!
+  }
+
+  /** The way back: arena to guest memory. Same arguments and errors as `copyIn`. */
+  copyOut(first: number, count: number, skip: number, arenaAt: number, bytes: number): number {
+    const m = this.#mail
+    m[1] = first
+    m[2] = count
+    m[3] = skip
+    m[4] = arenaAt
+    m[5] = bytes
+    this.raw.copyOut()
+    return m[0]!
+  }
+
+  /** preadv2 from `fd` at `offset` into guest memory, at most `bytes`; `flags` are RWF_*. Any number of segments. */
+  readv(
+    fd: number,
+    first: number,
+    count: number,
+    skip: number,
+    bytes: number,
+    offset: number,
+    flags: number,
+  ): number {
+    this.#io(fd, first, count, skip, bytes, offset, flags)
+    this.raw.readv()
+    return this.#mail[0]!
+  }
+
+  /** pwritev2 from guest memory to `fd` at `offset`. */
+  writev(
+    fd: number,
+    first: number,
+    count: number,
+    skip: number,
+    bytes: number,
+    offset: number,
+    flags: number,
+  ): number {
+    this.#io(fd, first, count, skip, bytes, offset, flags)
+    this.raw.writev()
+    return this.#mail[0]!
+  }
+
+  #io(
+    fd: number,
+    first: number,
+    count: number,
+    skip: number,
+    bytes: number,
+    offset: number,
+    flags: number,
+  ): void {
+    const m = this.#mail
+    m[1] = fd
+    m[2] = first
+    m[3] = count
+    m[4] = skip
+    m[5] = bytes
+    m[6] = offset
+    m[7] = flags
+  }
+
+  // --- the pool -----------------------------------------------------------------------------------
+
+  /**
+   * Hands a system call to the pool with the arguments `a`...`g` of the method of the same name.
+   * Guest segments are resolved now. `token` (0 to 2^31-1) comes back through `reap`.
+   * Errors: EFAULT bad segments; EINVAL unknown call; EAGAIN too many jobs (4096).
+   */
+  submit(
+    call: PoolCall,
+    token: number,
+    a: number,
+    b = 0,
+    c = 0,
+    d = 0,
+    e = 0,
+    f = 0,
+    g = 0,
+  ): number {
+    const m = this.#mail
+    m[1] = a
+    m[2] = b
+    m[3] = c
+    m[4] = d
+    m[5] = e
+    m[6] = f
+    m[7] = g
+    m[8] = call
+    m[9] = token
+    this.raw.submit()
+    return m[0]!
+  }
+
+  /** Takes one finished job: its token, or -1 when there is none; the result is then in `reapedResult`. */
+  reap(): number {
+    this.raw.reap()
+    return this.#mail[0]!
+  }
+  get reapedResult(): number {
+    return this.#mail[1]!
+  }
+
+  /**
+   * Waits until a watched descriptor is ready, a job is finished, or a watched ring's avail.idx
+   * differs from `lastAvail`. Spins up to `spinUs` microseconds on ring indices and jobs first, then
+   * blocks up to `timeoutMs` (-1: for ever, 0: do not block). Returns the number of tokens in
+   * `ready` (a finished job and a moved ring have none: 0 may mean either of them, or the timeout).
+   */
+  wait(timeoutMs: number, spinUs: number): number {
+    const m = this.#mail
+    m[1] = timeoutMs
+    m[2] = spinUs
+    this.raw.wait()
+    return m[0]!
+  }
+
+  /** Signals a call descriptor: adds 1 to an eventfd, writes 8 bytes to a pipe or socket. Never blocks. */
+  eventSignal(fd: number): number {
+    const m = this.#mail
+    m[1] = fd
+    this.raw.eventSignal()
+    return m[0]!
+  }
+
+  /** recvmsg: `result.bytes` is 0 at end of stream. The received descriptors are in `fds`, close-on-exec, the caller's. */
+  receive(fd: number, arenaAt: number, bytes: number, result: Received): number {
+    const answer = this.raw.receive(fd, arenaAt, bytes, this.#received)
+    result.bytes = Math.max(answer, 0)
+    result.fdCount = this.#received[0]!
+    result.truncated = this.#received[1] !== 0
+    return answer
+  }
+
+  // --- names and nodes ----------------------------------------------------------------------------
+
+  /** openat2(2), always with O_CLOEXEC. `resolve` are RESOLVE_* flags. Returns the descriptor. */
+  openat(dir: number, nameAt: number, flags: number, mode: number, resolve: number): number {
+    return this.#call5(this.raw.openat, dir, nameAt, flags, mode, resolve)
+  }
+  /** Opens the file behind `node` (O_PATH or not) anew with `flags`, through /proc/self/fd. */
+  reopen(node: number, flags: number): number {
+    return this.#call2(this.raw.reopen, node, flags)
+  }
+  close(fd: number): number {
+    return this.#call1(this.raw.close, fd)
+  }
+  /** statx(2) into 256 arena bytes (struct statx). `nameAt` may be EMPTY_PATH. `flags` are AT_* (AT_SYMLINK_NOFOLLOW is always added). */
+  statx(dir: number, nameAt: number, flags: number, mask: number, outAt: number): number {
+    return this.#call5(this.raw.statx, dir, nameAt, flags, mask, outAt)
+  }
+  /** fstatfs(2) into 120 arena bytes: struct statfs of the machine (x86_64, arm64 layout). */
+  statfs(node: number, outAt: number): number {
+    return this.#call2(this.raw.statfs, node, outAt)
+  }
+  /** readlinkat(node, ""): bytes of the target, no NUL. ENAMETOOLONG when it does not fit `bytes`. */
+  readlink(node: number, outAt: number, bytes: number): number {
+    return this.#call3(this.raw.readlink, node, outAt, bytes)
+  }
+  /** mknodat(2); `major`, `minor` for device nodes. */
+  mknodat(dir: number, nameAt: number, mode: number, major: number, minor: number): number {
+    return this.#call5(this.raw.mknodat, dir, nameAt, mode, major, minor)
+  }
+  mkdirat(dir: number, nameAt: number, mode: number): number {
+    return this.#call3(this.raw.mkdirat, dir, nameAt, mode)
+  }
+  symlinkat(targetAt: number, dir: number, nameAt: number): number {
+    return this.#call3(this.raw.symlinkat, targetAt, dir, nameAt)
+  }
+  /** Links `node` under a new name, by AT_EMPTY_PATH, or through /proc/self/fd where that is not permitted. */
+  linkat(node: number, dir: number, nameAt: number): number {
+    return this.#call3(this.raw.linkat, node, dir, nameAt)
+  }
+  /** unlinkat(2); `flags` 0 or AT_REMOVEDIR. */
+  unlinkat(dir: number, nameAt: number, flags: number): number {
+    return this.#call3(this.raw.unlinkat, dir, nameAt, flags)
+  }
+  renameat2(oldDir: number, oldAt: number, newDir: number, newAt: number, flags: number): number {
+    return this.#call5(this.raw.renameat2, oldDir, oldAt, newDir, newAt, flags)
+  }
+  /** Mode bits of `node`, which may be O_PATH: fchmodat2(AT_EMPTY_PATH), else through /proc/self/fd. EOPNOTSUPP on symbolic links. */
+  chmod(node: number, mode: number): number {
+    return this.#call2(this.raw.chmod, node, mode)
+  }
+  /** Owner and group of `node` itself, never of what a link points to. KEEP_ID leaves one alone. */
+  chown(node: number, uid: number, gid: number): number {
+    return this.#call3(this.raw.chown, node, uid, gid)
+  }
+  /** Times of `node` itself. Seconds may be negative; nsec may be UTIME_NOW or UTIME_OMIT. */
+  utimens(
+    node: number,
+    atimeSec: number,
+    atimeNsec: number,
+    mtimeSec: number,
+    mtimeNsec: number,
+  ): number {
+    return this.#call5(this.raw.utimens, node, atimeSec, atimeNsec, mtimeSec, mtimeNsec)
+  }
+  ftruncate(fd: number, size: number): number {
+    return this.#call2(this.raw.ftruncate, fd, size)
+  }
+  fallocate(fd: number, mode: number, offset: number, length: number): number {
+    return this.#call4(this.raw.fallocate, fd, mode, offset, length)
+  }
+  copyFileRange(
+    fdIn: number,
+    offsetIn: number,
+    fdOut: number,
+    offsetOut: number,
+    length: number,
+  ): number {
+    return this.#call5(this.raw.copyFileRange, fdIn, offsetIn, fdOut, offsetOut, length)
+  }
+  /** lseek(2). For directory cookies, which are opaque 64-bit values, see `getdents64`. */
+  lseek(fd: number, offset: number, whence: number): number {
+    return this.#call3(this.raw.lseek, fd, offset, whence)
+  }
+  /** fsync(2), or fdatasync(2) when `dataOnly` is 1. */
+  fsync(fd: number, dataOnly: number): number {
+    return this.#call2(this.raw.fsync, fd, dataOnly)
+  }
+  syncfs(fd: number): number {
+    return this.#call1(this.raw.syncfs, fd)
+  }
+  /**
+   * Reads directory entries (linux_dirent64) into the arena. With `seek` 1 the position is first set
+   * to the cookie (low, high words of the u64 d_off); with 0 it reads on.
+   */
+  getdents64(
+    fd: number,
+    outAt: number,
+    bytes: number,
+    seek: number,
+    cookieLow: number,
+    cookieHigh: number,
+  ): number {
+    const m = this.#mail
+    m[6] = cookieHigh
+    return this.#call5(this.raw.getdents64, fd, outAt, bytes, seek, cookieLow)
+  }
+  /** Extended attributes of `node` itself, through /proc/self/fd. `bytes` 0 asks for the size. */
+  getxattr(node: number, nameAt: number, outAt: number, bytes: number): number {
+    return this.#call4(this.raw.getxattr, node, nameAt, outAt, bytes)
+  }
+  setxattr(node: number, nameAt: number, valueAt: number, bytes: number, flags: number): number {
+    return this.#call5(this.raw.setxattr, node, nameAt, valueAt, bytes, flags)
+  }
+  listxattr(node: number, outAt: number, bytes: number): number {
+    return this.#call3(this.raw.listxattr, node, outAt, bytes)
+  }
+  removexattr(node: number, nameAt: number): number {
+    return this.#call2(this.raw.removexattr, node, nameAt)
+  }
+  /** faccessat2(node, "", mode, AT_EACCESS | AT_EMPTY_PATH): R_OK 4, W_OK 2, X_OK 1, with the thread's credentials. */
+  faccess(node: number, mode: number): number {
+    return this.#call2(this.raw.faccess, node, mode)
+  }
+  /**
+   * name_to_handle_at(2): writes u32 handle_bytes, i32 handle_type, then the handle (<= 128 bytes) at
+   * `outAt` (136 bytes), and returns the mount id. `nameAt` may be EMPTY_PATH.
+   */
+  nameToHandle(dir: number, nameAt: number, outAt: number): number {
+    return this.#call3(this.raw.nameToHandle, dir, nameAt, outAt)
+  }
+  /** open_by_handle_at(2) with a handle in the form `nameToHandle` writes. */
+  openByHandle(mount: number, handleAt: number, flags: number): number {
+    return this.#call3(this.raw.openByHandle, mount, handleAt, flags)
+  }
+  /** flock(2); add LOCK_NB unless in the pool. */
+  flock(fd: number, operation: number): number {
+    return this.#call2(this.raw.flock, fd, operation)
+  }
+  /**
+   * fcntl(2) with an open-file-description lock. `command` F_OFD_GETLK 36, F_OFD_SETLK 37; type
+   * F_RDLCK 0, F_WRLCK 1, F_UNLCK 2; `length` 0 means to the end. F_OFD_GETLK writes i32 type, i32 pid,
+   * i64 start, i64 length at `outAt` (24 bytes); others ignore `outAt`.
+   */
+  ofdLock(
+    fd: number,
+    command: number,
+    type: number,
+    start: number,
+    length: number,
+    outAt: number,
+  ): number {
+    const m = this.#mail
+    m[6] = outAt
+    return this.#call5(this.raw.ofdLock, fd, command, type, start, length)
+  }
+  /** ioctl(2) whose argument is `bytes` arena bytes at `argAt`. EINVAL unless _IOC_SIZE(command) fits `bytes`, or 8 bytes for the FS_IOC_*FLAGS family. */
+  ioctl(fd: number, command: number, argAt: number, bytes: number): number {
+    return this.#call4(this.raw.ioctl, fd, command, argAt, bytes)
+  }
+
+  // --- the calling thread -------------------------------------------------------------------------
+
+  /**
+   * Makes this thread act as (uid, gid) with `groupCount` supplementary groups (u32 at `groupsAt`;
+   * -1: leave the groups alone): effective ids only, by the raw system calls, so other threads keep
+   * theirs. On any error the thread is as it was before.
+   */
+  setCredentials(uid: number, gid: number, groupsAt: number, groupCount: number): number {
+    return this.#call4(this.raw.setCredentials, uid, gid, groupsAt, groupCount)
+  }
+  /** Back to the credentials the context was made with. A failure here aborts the process: going on would be unsafe. */
+  restoreCredentials(): number {
+    this.raw.restoreCredentials()
+    return this.#mail[0]!
+  }
+  /** Raises (1) or drops (0) one effective capability of this thread. EPERM when it is not permitted. Returns the former state. */
+  setEffectiveCapability(capability: number, on: number): number {
+    return this.#call2(this.raw.setEffectiveCapability, capability, on)
+  }
+  /** umask(2): of the process, or of the thread after `unshareFs`. Returns the former mask. */
+  umask(mask: number): number {
+    return this.#call1(this.raw.umask, mask)
+  }
+  /** unshare(CLONE_FS): this thread gets a root, working directory and umask of its own. */
+  unshareFs(): number {
+    this.raw.unshareFs()
+    return this.#mail[0]!
+  }
+  /** memfd_create(2) with MFD_CLOEXEC; size 0. */
+  memfdCreate(): number {
+    this.raw.memfdCreate()
+    return this.#mail[0]!
+  }
+
+  dispose(): void {
+    this.raw.dispose()
+  }
+
+  #call1(call: () => void, a: number): number {
+    const m = this.#mail
+    m[1] = a
+    call()
+    return m[0]!
+  }
+  #call2(call: () => void, a: number, b: number): number {
+    const m = this.#mail
+    m[1] = a
+    m[2] = b
+    call()
+    return m[0]!
+  }
+  #call3(call: () => void, a: number, b: number, c: number): number {
+    const m = this.#mail
+    m[1] = a
+    m[2] = b
+    m[3] = c
+    call()
+    return m[0]!
+  }
+  #call4(call: () => void, a: number, b: number, c: number, d: number): number {
+    const m = this.#mail
+    m[1] = a
+    m[2] = b
+    m[3] = c
+    m[4] = d
+    call()
+    return m[0]!
+  }
+  #call5(call: () => void, a: number, b: number, c: number, d: number, e: number): number {
+    const m = this.#mail
+    m[1] = a
+    m[2] = b
+    m[3] = c
+    m[4] = d
+    m[5] = e
+    call()
+    return m[0]!
+  }
+}
