@@ -1,0 +1,238 @@
+/**
+ * The interface every back end implements and the FUSE layer calls: host trees, the in-memory file
+ * system, and what users write.
+ *
+ * One method per operation. Calls come from one device thread, one at a time; nothing is re-entered.
+ * What a back end does not implement answers ENOSYS (`unsupported`), and what it can do is data
+ * (`capabilities`), so that the session offers the guest nothing that will fail.
+ *
+ * Objects handed to a method (request, name, payload, reply objects) are reused for the next request:
+ * a back end must not keep them. Names are bytes, not text: any byte but NUL and `/`.
+ *
+ * Lookup counts. A node that a reply names (`EntryReply`) has one more lookup after the call when the
+ * outcome is 0, and an unchanged count on error. `forget` takes them back; a node with no lookups left
+ * may go. `destroy` takes all of them back.
+ */
+import type { Attributes, EntryReply, OpenReply, SetAttributes, StatfsReply } from './replies.js'
+import type { DirectorySink, LockRange, Name, Payload, Request, Span } from './request.js'
+
+/**
+ * `>= 0`: the result (bytes where bytes are asked for, else 0). `< 0`: `-errno`, Linux numbers.
+ * PENDING: the back end called `request.suspend()` and the result comes later.
+ */
+export type Outcome = number
+
+/** Not an errno (those end at 4095): the request is answered later. */
+export const PENDING = -65536
+
+/** Root of every back end (FUSE_ROOT_ID). */
+export const ROOT_NODEID = 1
+/** `fh` of a request that carries no handle. */
+export const NO_HANDLE = -1
+
+/** What a back end can do; read once, when the guest's INIT arrives. */
+export interface Capabilities {
+  /** Operations with an implementation worth offering by INIT flag. */
+  readonly readdirplus: boolean
+  readonly xattr: boolean
+  readonly posixAcl: boolean
+  /** The back end takes a security context for new nodes. */
+  readonly securityContext: boolean
+  /** Clears set-id bits on write, truncate and chown when asked (FUSE_HANDLE_KILLPRIV_V2). */
+  readonly killpriv: boolean
+  /** The guest may keep dirty pages and own mtime (FUSE_WRITEBACK_CACHE). */
+  readonly writeback: boolean
+  /** Some directories are other file systems (FUSE_ATTR_SUBMOUNT). */
+  readonly submounts: boolean
+  /** mmap of files opened for direct I/O (FUSE_DIRECT_IO_ALLOW_MMAP). */
+  readonly directIoMmap: boolean
+  readonly flockLocks: boolean
+  readonly posixLocks: boolean
+  /** Refuses every change with EROFS before the back end is called. */
+  readonly readOnly: boolean
+}
+
+/** What guest and daemon agreed on at INIT. */
+export interface Negotiated {
+  readonly minor: number
+  readonly posixAcl: boolean
+  readonly killpriv: boolean
+  readonly writeback: boolean
+  readonly submounts: boolean
+  /** The guest leaves the umask to us (FUSE_DONT_MASK): apply `request.umask` unless a default ACL rules. */
+  readonly dontMask: boolean
+  readonly createSuppGroup: boolean
+  readonly securityContext: boolean
+  readonly maxWriteBytes: number
+}
+
+export interface FileSystem {
+  readonly capabilities: Capabilities
+
+  /** The guest mounted: called at INIT, after `destroy` if it had mounted before. */
+  init(negotiated: Negotiated): void
+  /** The guest unmounted, or is gone: closes every handle and forgets every node but the root. Idempotent. */
+  destroy(): void
+
+  /**
+   * Finds `name` in directory `parent`. `.` and `..` arrive only for NFS-style reconnects and never
+   * leave the share. Errors: ESTALE `parent` is gone; ENOTDIR; ENAMETOOLONG; ENOENT.
+   * A back end may answer 0 with `entry.nodeid` 0 and a time limit: a negative entry to be cached.
+   */
+  lookup(request: Request, parent: number, name: Name, entry: EntryReply): Outcome
+  /** Takes back `nlookup` lookups; more than there are counts as all. The root is never forgotten. */
+  forget(nodeid: number, nlookup: number): void
+
+  /** Attributes of a node, through the open handle `fh` when there is one. Errors: ESTALE; EBADF. */
+  getattr(request: Request, nodeid: number, fh: number, attr: Attributes): Outcome
+  /** Applies `change` and reports the attributes after it. Errors: ESTALE; EBADF; EPERM; EFBIG; EINVAL. */
+  setattr(
+    request: Request,
+    nodeid: number,
+    fh: number,
+    change: SetAttributes,
+    attr: Attributes,
+  ): Outcome
+  /** Writes the target to `out`; returns its bytes. Errors: EINVAL not a symbolic link. */
+  readlink(request: Request, nodeid: number, out: Span): Outcome
+  access(request: Request, nodeid: number, mask: number): Outcome
+  statfs(request: Request, nodeid: number, reply: StatfsReply): Outcome
+
+  /** Creation: as `request.uid`, `gid`, groups, umask and security context. Errors: EEXIST; ENOTDIR; EROFS; ENOSPC. */
+  mknod(
+    request: Request,
+    parent: number,
+    name: Name,
+    mode: number,
+    major: number,
+    minor: number,
+    entry: EntryReply,
+  ): Outcome
+  mkdir(request: Request, parent: number, name: Name, mode: number, entry: EntryReply): Outcome
+  symlink(request: Request, parent: number, name: Name, target: Name, entry: EntryReply): Outcome
+  link(
+    request: Request,
+    nodeid: number,
+    newParent: number,
+    newName: Name,
+    entry: EntryReply,
+  ): Outcome
+  unlink(request: Request, parent: number, name: Name): Outcome
+  rmdir(request: Request, parent: number, name: Name): Outcome
+  /** `flags`: RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT. */
+  rename(
+    request: Request,
+    parent: number,
+    name: Name,
+    newParent: number,
+    newName: Name,
+    flags: number,
+  ): Outcome
+
+  /** Opens a regular file. `flags` are open(2) flags of the guest; `killSuid` asks to clear set-id bits with O_TRUNC. */
+  open(
+    request: Request,
+    nodeid: number,
+    flags: number,
+    killSuid: boolean,
+    opened: OpenReply,
+  ): Outcome
+  create(
+    request: Request,
+    parent: number,
+    name: Name,
+    flags: number,
+    mode: number,
+    killSuid: boolean,
+    entry: EntryReply,
+    opened: OpenReply,
+  ): Outcome
+  tmpfile(
+    request: Request,
+    parent: number,
+    flags: number,
+    mode: number,
+    entry: EntryReply,
+    opened: OpenReply,
+  ): Outcome
+  /** Fills `into` from `offset`; returns bytes, fewer than asked only at the end of the file. Errors: EBADF; EINVAL. */
+  read(request: Request, nodeid: number, fh: number, offset: number, into: Payload): Outcome
+  /** Writes all of `from` at `offset`; returns bytes. `killSuid` asks to clear set-id bits; `fromCache`: write-back of a dirty page. */
+  write(
+    request: Request,
+    nodeid: number,
+    fh: number,
+    offset: number,
+    from: Payload,
+    killSuid: boolean,
+    fromCache: boolean,
+  ): Outcome
+  flush(request: Request, nodeid: number, fh: number): Outcome
+  release(request: Request, nodeid: number, fh: number): Outcome
+  fsync(request: Request, nodeid: number, fh: number, dataOnly: boolean): Outcome
+  /** Returns the new offset. `whence`: SEEK_DATA or SEEK_HOLE. Errors: ENXIO past the end. */
+  lseek(request: Request, nodeid: number, fh: number, offset: number, whence: number): Outcome
+  fallocate(
+    request: Request,
+    nodeid: number,
+    fh: number,
+    offset: number,
+    length: number,
+    mode: number,
+  ): Outcome
+  /** Returns bytes copied. */
+  copyFileRange(
+    request: Request,
+    nodeidIn: number,
+    fhIn: number,
+    offsetIn: number,
+    nodeidOut: number,
+    fhOut: number,
+    offsetOut: number,
+    length: number,
+  ): Outcome
+  /** `command` with `input` bytes; the answer goes to `out`. Returns bytes of the answer. Errors: ENOTTY unknown command. */
+  ioctl(
+    request: Request,
+    nodeid: number,
+    fh: number,
+    command: number,
+    input: Span,
+    out: Span,
+  ): Outcome
+
+  opendir(request: Request, nodeid: number, flags: number, opened: OpenReply): Outcome
+  /**
+   * Hands entries to `sink` until it is full or the directory ends, starting after the entry whose
+   * cookie is (`cookieLow`, `cookieHigh`), 0 for the start. `.` and `..` included. With `sink.plus`
+   * each entry but those two carries a lookup. Returns 0.
+   */
+  readdir(
+    request: Request,
+    nodeid: number,
+    fh: number,
+    cookieLow: number,
+    cookieHigh: number,
+    sink: DirectorySink,
+  ): Outcome
+  releasedir(request: Request, nodeid: number, fh: number): Outcome
+  fsyncdir(request: Request, nodeid: number, fh: number, dataOnly: boolean): Outcome
+  syncfs(request: Request, nodeid: number): Outcome
+
+  /** Returns the value's bytes, written to `out`; with `out.bytes` 0 only the count. Errors: ENODATA; ERANGE; ENOTSUP. */
+  getxattr(request: Request, nodeid: number, name: Name, out: Span): Outcome
+  listxattr(request: Request, nodeid: number, out: Span): Outcome
+  setxattr(
+    request: Request,
+    nodeid: number,
+    name: Name,
+    value: Span,
+    flags: number,
+    killSgid: boolean,
+  ): Outcome
+  removexattr(request: Request, nodeid: number, name: Name): Outcome
+
+  /** POSIX or flock locks (`range.flock`). `getlk` changes `range` into the conflicting lock, or F_UNLCK. */
+  getlk(request: Request, nodeid: number, fh: number, range: LockRange): Outcome
+  setlk(request: Request, nodeid: number, fh: number, range: LockRange, wait: boolean): Outcome
+}
