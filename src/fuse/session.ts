@@ -1,0 +1,170 @@
+/**
+ * What guest and daemon agreed on at INIT, and the reply to it.
+ *
+ * Source: include/uapi/linux/fuse.h, struct fuse_init_in and fuse_init_out; fs/fuse/inode.c
+ * process_init_reply() for what the guest makes of each flag.
+ */
+import { Errno } from '../../protocol/errno.js'
+import { InitFlag, InitFlag2 } from '../../protocol/fuse/flags.js'
+import { FUSE_KERNEL_MINOR_VERSION, FUSE_KERNEL_VERSION, fuse_init_in, fuse_init_out } from '../../protocol/fuse/structs.js'
+import type { FileSystem, Negotiated, Outcome } from '../vfs/filesystem.js'
+import type { ReplySink } from './ops-directory.js'
+import type { FuseRequest } from './request.js'
+
+/** Oldest minor served: Linux 4.20 and the other guests still in use. */
+const MIN_MINOR = 27
+/** Bytes of fuse_init_in before flags2 (7.36). */
+const INIT_IN_BASE_BYTES = 16
+/** Most pages (of 4 KiB) of one request; the guest lowers it to what its ring can hold. */
+const MAX_PAGES = 256
+const PAGE_BYTES = 4096
+/** Requests the guest may have waiting: as the peer, all that 16 bits hold. */
+const MAX_BACKGROUND = 65535
+
+/** Options of the daemon that INIT flags depend on. */
+export interface SessionOptions {
+  /** The guest may keep dirty pages (--writeback). */
+  readonly writeback: boolean
+  /** READDIRPLUS is offered (not with --no-readdirplus). */
+  readonly readdirplus: boolean
+  /** Clear set-id bits on write in the daemon (--killpriv-v2). */
+  readonly killpriv: boolean
+  readonly posixAcl: boolean
+  readonly securityContext: boolean
+  readonly announceSubmounts: boolean
+  /** mmap of files opened for direct I/O (--allow-mmap). */
+  readonly allowMmap: boolean
+}
+
+export const DEFAULT_SESSION_OPTIONS: SessionOptions = {
+  writeback: false,
+  readdirplus: true,
+  killpriv: true,
+  posixAcl: false,
+  securityContext: false,
+  announceSubmounts: true,
+  allowMmap: false,
+}
+
+export class FuseSession {
+  /** INIT was answered and no DESTROY came since. */
+  initialised = false
+  minor = 0
+  /** SETXATTR carries the longer struct (FUSE_SETXATTR_EXT). */
+  setxattrExt = false
+  /** New nodes come with a security context. */
+  securityContext = false
+  createSuppGroup = false
+  readonly maxReadBytes = MAX_PAGES * PAGE_BYTES
+  sink!: ReplySink
+
+  readonly #options: SessionOptions
+  #flags = 0
+  #flags2 = 0
+  #maxReadahead = 0
+
+  constructor(options: SessionOptions) {
+    this.#options = options
+  }
+
+  reset(): void {
+    this.initialised = false
+    this.setxattrExt = false
+    this.securityContext = false
+    this.createSuppGroup = false
+  }
+
+  /** Decodes INIT and starts the file system. A newer major is answered with ours, as the protocol asks. */
+  init(fs: FileSystem, request: FuseRequest): Outcome {
+    const { view } = request.context
+    const In = fuse_init_in.f
+    const at = request.bodyAt
+    const major = In.major.get(view, at)
+    this.minor = In.minor.get(view, at)
+    if (major < FUSE_KERNEL_VERSION || (major === FUSE_KERNEL_VERSION && this.minor < MIN_MINOR))
+      return -Errno.EPROTO
+    this.reset()
+    fs.destroy()
+    if (major > FUSE_KERNEL_VERSION) {
+      this.#flags = 0
+      this.#flags2 = 0
+      return 0
+    }
+    const offered = In.flags.get(view, at)
+    const extended = (offered & InitFlag.FUSE_INIT_EXT) !== 0 && request.bodyBytes >= INIT_IN_BASE_BYTES + 4
+    const offered2 = extended ? In.flags2.get(view, at) : 0
+    this.#maxReadahead = In.max_readahead.get(view, at)
+    this.#choose(fs, offered, offered2)
+    fs.init(this.#negotiated())
+    this.initialised = true
+    return 0
+  }
+
+  #choose(fs: FileSystem, offered: number, offered2: number): void {
+    const options = this.#options
+    const can = fs.capabilities
+    let wanted =
+      InitFlag.FUSE_ASYNC_READ |
+      InitFlag.FUSE_ATOMIC_O_TRUNC |
+      InitFlag.FUSE_BIG_WRITES |
+      InitFlag.FUSE_DONT_MASK |
+      InitFlag.FUSE_HAS_IOCTL_DIR |
+      InitFlag.FUSE_AUTO_INVAL_DATA |
+      InitFlag.FUSE_ASYNC_DIO |
+      InitFlag.FUSE_PARALLEL_DIROPS |
+      InitFlag.FUSE_MAX_PAGES |
+      InitFlag.FUSE_CACHE_SYMLINKS |
+      InitFlag.FUSE_SETXATTR_EXT |
+      InitFlag.FUSE_INIT_EXT
+    if (can.readdirplus && options.readdirplus)
+      wanted |= InitFlag.FUSE_DO_READDIRPLUS | InitFlag.FUSE_READDIRPLUS_AUTO
+    if (can.writeback && options.writeback) wanted |= InitFlag.FUSE_WRITEBACK_CACHE
+    if (can.killpriv && options.killpriv) wanted |= InitFlag.FUSE_HANDLE_KILLPRIV_V2
+    if (can.posixAcl && options.posixAcl) wanted |= InitFlag.FUSE_POSIX_ACL
+    if (can.submounts && options.announceSubmounts) wanted |= InitFlag.FUSE_SUBMOUNTS
+    if (can.posixLocks) wanted |= InitFlag.FUSE_POSIX_LOCKS
+    if (can.flockLocks) wanted |= InitFlag.FUSE_FLOCK_LOCKS
+    let wanted2 = InitFlag2.FUSE_CREATE_SUPP_GROUP | InitFlag2.FUSE_ALLOW_IDMAP
+    if (can.securityContext && options.securityContext) wanted2 |= InitFlag2.FUSE_SECURITY_CTX
+    if (can.directIoMmap && options.allowMmap) wanted2 |= InitFlag2.FUSE_DIRECT_IO_ALLOW_MMAP
+
+    this.#flags = (wanted & offered) >>> 0
+    this.#flags2 = (wanted2 & offered2) >>> 0
+    this.setxattrExt = (this.#flags & InitFlag.FUSE_SETXATTR_EXT) !== 0
+    this.securityContext = (this.#flags2 & InitFlag2.FUSE_SECURITY_CTX) !== 0
+    this.createSuppGroup = (this.#flags2 & InitFlag2.FUSE_CREATE_SUPP_GROUP) !== 0
+  }
+
+  #negotiated(): Negotiated {
+    const has = (flag: number): boolean => (this.#flags & flag) !== 0
+    return {
+      minor: this.minor,
+      posixAcl: has(InitFlag.FUSE_POSIX_ACL),
+      killpriv: has(InitFlag.FUSE_HANDLE_KILLPRIV_V2),
+      writeback: has(InitFlag.FUSE_WRITEBACK_CACHE),
+      submounts: has(InitFlag.FUSE_SUBMOUNTS),
+      dontMask: has(InitFlag.FUSE_DONT_MASK),
+      createSuppGroup: this.createSuppGroup,
+      securityContext: this.securityContext,
+      maxWriteBytes: this.maxReadBytes,
+    }
+  }
+
+  /** struct fuse_init_out: 64 bytes for every minor served (since 7.23). */
+  encodeInit(request: FuseRequest, at: number): number {
+    const { view, bytes } = request.context
+    const Out = fuse_init_out.f
+    bytes.fill(0, at, at + fuse_init_out.SIZE)
+    Out.major.set(view, at, FUSE_KERNEL_VERSION)
+    Out.minor.set(view, at, FUSE_KERNEL_MINOR_VERSION)
+    Out.max_readahead.set(view, at, this.#maxReadahead)
+    Out.flags.set(view, at, this.#flags)
+    Out.flags2.set(view, at, this.#flags2)
+    Out.max_background.set(view, at, MAX_BACKGROUND)
+    Out.congestion_threshold.set(view, at, Math.floor(MAX_BACKGROUND * 0.75))
+    Out.max_write.set(view, at, MAX_PAGES * PAGE_BYTES)
+    Out.time_gran.set(view, at, 1)
+    Out.max_pages.set(view, at, MAX_PAGES)
+    return fuse_init_out.SIZE
+  }
+}
