@@ -105,7 +105,8 @@ export function struct<const L extends Layout>(
   let offset = 0
   const f: Record<string, Field<unknown>> = {}
   for (const [field, scalar] of Object.entries(layout)) {
-    if (!/^[a-zA-Z_]/.test(field)) throw new TypeError(`${name}.${field}: a field starts with a letter`)
+    if (!/^[a-zA-Z_]/.test(field))
+      throw new TypeError(`${name}.${field}: a field starts with a letter`)
     if (options.packed !== true && offset % scalar.bytes !== 0)
       throw new TypeError(`${name}.${field}: offset ${offset} needs explicit padding`)
     const at = offset
@@ -120,5 +121,10 @@ export function struct<const L extends Layout>(
     })
     offset += bytes
   }
-  return Object.freeze({ NAME: name, SIZE: offset, LAYOUT: layout, f: Object.freeze(f) as unknown as Fields<L> })
+  return Object.freeze({
+    NAME: name,
+    SIZE: offset,
+    LAYOUT: layout,
+    f: Object.freeze(f) as unknown as Fields<L>,
+  })
 }

@@ -135,7 +135,11 @@ export const NotifyCode = {
 } as const
 
 /** `A|B|0x80`: the names of the bits set in `word`, unknown ones in hex; `0` for none. */
-export function flagNames(table: Readonly<Record<string, number>>, word: number, prefix = ''): string {
+export function flagNames(
+  table: Readonly<Record<string, number>>,
+  word: number,
+  prefix = '',
+): string {
   const found: string[] = []
   let rest = word >>> 0
   for (const [name, bit] of Object.entries(table)) {

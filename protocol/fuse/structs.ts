@@ -625,12 +625,6 @@ export const fuse_notify_prune_out = struct('fuse_notify_prune_out', {
   spare: u64,
 })
 
-/** Start of each extension of a creating request (7.38); see extensions.ts. */
-export const fuse_ext_header = struct('fuse_ext_header', {
-  size: u32,
-  type: u32,
-})
-
 /** The group extension: `nr_groups` u32 follow (7.38). */
 export const fuse_supp_groups = struct('fuse_supp_groups', {
   nr_groups: u32,

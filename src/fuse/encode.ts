@@ -42,7 +42,11 @@ export function encodeAttr(view: DataView, at: number, attr: Attributes): number
   Attr.gid.set(view, at, attr.gid)
   Attr.rdev.set(view, at, packDevice(attr.rdevMajor, attr.rdevMinor))
   Attr.blksize.set(view, at, attr.blksize)
-  Attr.flags.set(view, at, (attr.submount ? FUSE_ATTR_SUBMOUNT : 0) | (attr.dax ? FUSE_ATTR_DAX : 0))
+  Attr.flags.set(
+    view,
+    at,
+    (attr.submount ? FUSE_ATTR_SUBMOUNT : 0) | (attr.dax ? FUSE_ATTR_DAX : 0),
+  )
   return fuse_attr.SIZE
 }
 

@@ -66,7 +66,19 @@ export class ReplySink implements DirectorySink {
       else bytes.fill(0, at, at + fuse_entry_out.SIZE)
       at += fuse_entry_out.SIZE
     }
-    at += writeDirent(view, bytes, at, inoLow, inoHigh, cookieLow, cookieHigh, type, bytes, nameAt, nameBytes)
+    at += writeDirent(
+      view,
+      bytes,
+      at,
+      inoLow,
+      inoHigh,
+      cookieLow,
+      cookieHigh,
+      type,
+      bytes,
+      nameAt,
+      nameBytes,
+    )
     this.bytes += at - start
     return true
   }
@@ -130,7 +142,11 @@ export const directoryOperations: OperationTable = {
     minBody: fuse_release_in.SIZE,
     replyBytes: 0,
     run: ({ fs, request }) =>
-      fs.releasedir(request, request.nodeid, fuse_release_in.f.fh.get(request.context.view, request.bodyAt)),
+      fs.releasedir(
+        request,
+        request.nodeid,
+        fuse_release_in.f.fh.get(request.context.view, request.bodyAt),
+      ),
   },
   [Opcode.FUSE_FSYNCDIR]: {
     minBody: fuse_fsync_in.SIZE,

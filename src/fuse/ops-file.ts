@@ -46,7 +46,13 @@ function open({ fs, request }: Call): Outcome {
   const In = fuse_open_in.f
   request.opened.reset()
   const killSuid = (In.open_flags.get(view, request.bodyAt) & FUSE_OPEN_KILL_SUIDGID) !== 0
-  return fs.open(request, request.nodeid, In.flags.get(view, request.bodyAt), killSuid, request.opened)
+  return fs.open(
+    request,
+    request.nodeid,
+    In.flags.get(view, request.bodyAt),
+    killSuid,
+    request.opened,
+  )
 }
 
 function read({ fs, session, request, buffers }: Call): Outcome {
@@ -80,7 +86,15 @@ function write({ fs, request, buffers }: Call): Outcome {
   const flags = In.write_flags.get(view, request.bodyAt)
   const killSuid = (flags & FUSE_WRITE_KILL_SUIDGID) !== 0
   const fromCache = (flags & FUSE_WRITE_CACHE) !== 0
-  return fs.write(request, request.nodeid, In.fh.get(view, request.bodyAt), offset, payload, killSuid, fromCache)
+  return fs.write(
+    request,
+    request.nodeid,
+    In.fh.get(view, request.bodyAt),
+    offset,
+    payload,
+    killSuid,
+    fromCache,
+  )
 }
 
 function encodeWritten({ request }: Call, outcome: Outcome, at: number): number {
@@ -91,7 +105,8 @@ function encodeWritten({ request }: Call, outcome: Outcome, at: number): number 
 
 function fsync({ fs, request }: Call): Outcome {
   const { view } = request.context
-  const dataOnly = (fuse_fsync_in.f.fsync_flags.get(view, request.bodyAt) & FUSE_FSYNC_FDATASYNC) !== 0
+  const dataOnly =
+    (fuse_fsync_in.f.fsync_flags.get(view, request.bodyAt) & FUSE_FSYNC_FDATASYNC) !== 0
   return fs.fsync(request, request.nodeid, fuse_fsync_in.f.fh.get(view, request.bodyAt), dataOnly)
 }
 
@@ -112,7 +127,14 @@ function fallocate({ fs, request }: Call): Outcome {
   if (length === 0) return -Errno.EINVAL
   if (!isSafeU64(offset) || !isSafeU64(length) || !isSafeU64(offset + length)) return -Errno.EFBIG
   const fh = In.fh.get(view, request.bodyAt)
-  return fs.fallocate(request, request.nodeid, fh, offset, length, In.mode.get(view, request.bodyAt))
+  return fs.fallocate(
+    request,
+    request.nodeid,
+    fh,
+    offset,
+    length,
+    In.mode.get(view, request.bodyAt),
+  )
 }
 
 /** A reply of COPY_FILE_RANGE counts 32 bits, so no more is copied for one request (a whole page less than 4 GiB). */
@@ -130,7 +152,16 @@ function copyFileRange({ fs, request }: Call, limit: number): Outcome {
   const length = Math.min(In.len.get(view, at), limit)
   const fhIn = In.fh_in.get(view, at)
   const fhOut = In.fh_out.get(view, at)
-  return fs.copyFileRange(request, request.nodeid, fhIn, offsetIn, In.nodeid_out.get(view, at), fhOut, offsetOut, length)
+  return fs.copyFileRange(
+    request,
+    request.nodeid,
+    fhIn,
+    offsetIn,
+    In.nodeid_out.get(view, at),
+    fhOut,
+    offsetOut,
+    length,
+  )
 }
 
 function ioctl({ fs, request }: Call): Outcome {
@@ -148,7 +179,14 @@ function ioctl({ fs, request }: Call): Outcome {
   request.output.at = request.replyAt + fuse_ioctl_out.SIZE
   request.output.bytes = outBytes
   const fh = In.fh.get(view, request.bodyAt)
-  return fs.ioctl(request, request.nodeid, fh, In.cmd.get(view, request.bodyAt), request.input, request.output)
+  return fs.ioctl(
+    request,
+    request.nodeid,
+    fh,
+    In.cmd.get(view, request.bodyAt),
+    request.input,
+    request.output,
+  )
 }
 
 function encodeIoctl({ request }: Call, outcome: Outcome, at: number): number {
@@ -181,13 +219,21 @@ export const fileOperations: OperationTable = {
     minBody: fuse_flush_in.SIZE,
     replyBytes: 0,
     run: ({ fs, request }) =>
-      fs.flush(request, request.nodeid, fuse_flush_in.f.fh.get(request.context.view, request.bodyAt)),
+      fs.flush(
+        request,
+        request.nodeid,
+        fuse_flush_in.f.fh.get(request.context.view, request.bodyAt),
+      ),
   },
   [Opcode.FUSE_RELEASE]: {
     minBody: fuse_release_in.SIZE,
     replyBytes: 0,
     run: ({ fs, request }) =>
-      fs.release(request, request.nodeid, fuse_release_in.f.fh.get(request.context.view, request.bodyAt)),
+      fs.release(
+        request,
+        request.nodeid,
+        fuse_release_in.f.fh.get(request.context.view, request.bodyAt),
+      ),
   },
   [Opcode.FUSE_FSYNC]: { minBody: fuse_fsync_in.SIZE, replyBytes: 0, run: fsync },
   [Opcode.FUSE_SYNCFS]: {

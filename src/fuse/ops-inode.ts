@@ -164,7 +164,12 @@ export const inodeOperations: OperationTable = {
     run: batchForget,
   },
   [Opcode.FUSE_GETATTR]: { minBody: fuse_getattr_in.SIZE, run: getattr, ...ATTR_REPLY },
-  [Opcode.FUSE_SETATTR]: { minBody: fuse_setattr_in.SIZE, run: setattr, writes: true, ...ATTR_REPLY },
+  [Opcode.FUSE_SETATTR]: {
+    minBody: fuse_setattr_in.SIZE,
+    run: setattr,
+    writes: true,
+    ...ATTR_REPLY,
+  },
   [Opcode.FUSE_READLINK]: { minBody: 0, replyBytes: 0, run: readlink, encode: BYTES_IN_PLACE },
   [Opcode.FUSE_ACCESS]: { minBody: fuse_access_in.SIZE, replyBytes: 0, run: access },
   [Opcode.FUSE_STATFS]: {

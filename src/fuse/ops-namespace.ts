@@ -12,7 +12,11 @@ import {
   fuse_rename2_in,
   fuse_rename_in,
 } from '../../protocol/fuse/structs.js'
-import { RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT } from '../../protocol/linux/constants.js'
+import {
+  RENAME_EXCHANGE,
+  RENAME_NOREPLACE,
+  RENAME_WHITEOUT,
+} from '../../protocol/linux/constants.js'
 import type { Outcome } from '../vfs/filesystem.js'
 import { takeComponent, takeString } from './decode.js'
 import { deviceMajor, deviceMinor, encodeEntry, encodeOpen } from './encode.js'
@@ -39,7 +43,15 @@ function mknod(call: Call): Outcome {
   const rdev = In.rdev.get(view, request.bodyAt)
   request.umask = In.umask.get(view, request.bodyAt)
   const mode = In.mode.get(view, request.bodyAt)
-  return fs.mknod(request, request.nodeid, request.name, mode, deviceMajor(rdev), deviceMinor(rdev), request.entry)
+  return fs.mknod(
+    request,
+    request.nodeid,
+    request.name,
+    mode,
+    deviceMajor(rdev),
+    deviceMinor(rdev),
+    request.entry,
+  )
 }
 
 function mkdir(call: Call): Outcome {
@@ -49,7 +61,13 @@ function mkdir(call: Call): Outcome {
   const fault = takeNewName(call, fuse_mkdir_in.SIZE)
   if (fault < 0) return fault
   request.umask = In.umask.get(view, request.bodyAt)
-  return fs.mkdir(request, request.nodeid, request.name, In.mode.get(view, request.bodyAt), request.entry)
+  return fs.mkdir(
+    request,
+    request.nodeid,
+    request.name,
+    In.mode.get(view, request.bodyAt),
+    request.entry,
+  )
 }
 
 function symlink(call: Call): Outcome {
@@ -82,7 +100,12 @@ function rmdir({ fs, request }: Call): Outcome {
   return end < 0 ? end : fs.rmdir(request, request.nodeid, request.name)
 }
 
-function renameNames({ fs, request }: Call, fixedBytes: number, newDir: number, flags: number): Outcome {
+function renameNames(
+  { fs, request }: Call,
+  fixedBytes: number,
+  newDir: number,
+  flags: number,
+): Outcome {
   const afterOld = takeComponent(request, request.bodyAt + fixedBytes, request.name)
   if (afterOld < 0) return afterOld
   const afterNew = takeComponent(request, afterOld, request.name2)
@@ -131,7 +154,16 @@ function create(call: Call): Outcome {
   const killSuid = (In.open_flags.get(view, request.bodyAt) & FUSE_OPEN_KILL_SUIDGID) !== 0
   const flags = In.flags.get(view, request.bodyAt)
   const mode = In.mode.get(view, request.bodyAt)
-  return fs.create(request, request.nodeid, request.name, flags, mode, killSuid, request.entry, request.opened)
+  return fs.create(
+    request,
+    request.nodeid,
+    request.name,
+    flags,
+    mode,
+    killSuid,
+    request.entry,
+    request.opened,
+  )
 }
 
 /** The kernel sends TMPFILE with the struct and name of CREATE; the name only serves its own dentry. */
@@ -146,18 +178,55 @@ function tmpfile(call: Call): Outcome {
   request.umask = In.umask.get(view, request.bodyAt)
   request.opened.reset()
   const flags = In.flags.get(view, request.bodyAt)
-  return fs.tmpfile(request, request.nodeid, flags, In.mode.get(view, request.bodyAt), request.entry, request.opened)
+  return fs.tmpfile(
+    request,
+    request.nodeid,
+    flags,
+    In.mode.get(view, request.bodyAt),
+    request.entry,
+    request.opened,
+  )
 }
 
 export const namespaceOperations: OperationTable = {
-  [Opcode.FUSE_MKNOD]: { minBody: fuse_mknod_in.SIZE + 1, writes: true, run: mknod, ...ENTRY_REPLY },
-  [Opcode.FUSE_MKDIR]: { minBody: fuse_mkdir_in.SIZE + 1, writes: true, run: mkdir, ...ENTRY_REPLY },
+  [Opcode.FUSE_MKNOD]: {
+    minBody: fuse_mknod_in.SIZE + 1,
+    writes: true,
+    run: mknod,
+    ...ENTRY_REPLY,
+  },
+  [Opcode.FUSE_MKDIR]: {
+    minBody: fuse_mkdir_in.SIZE + 1,
+    writes: true,
+    run: mkdir,
+    ...ENTRY_REPLY,
+  },
   [Opcode.FUSE_SYMLINK]: { minBody: 2, writes: true, run: symlink, ...ENTRY_REPLY },
   [Opcode.FUSE_LINK]: { minBody: fuse_link_in.SIZE + 1, writes: true, run: link, ...ENTRY_REPLY },
   [Opcode.FUSE_UNLINK]: { minBody: 1, replyBytes: 0, writes: true, run: unlink },
   [Opcode.FUSE_RMDIR]: { minBody: 1, replyBytes: 0, writes: true, run: rmdir },
-  [Opcode.FUSE_RENAME]: { minBody: fuse_rename_in.SIZE + 2, replyBytes: 0, writes: true, run: rename },
-  [Opcode.FUSE_RENAME2]: { minBody: fuse_rename2_in.SIZE + 2, replyBytes: 0, writes: true, run: rename2 },
-  [Opcode.FUSE_CREATE]: { minBody: fuse_create_in.SIZE + 1, writes: true, run: create, ...CREATE_REPLY },
-  [Opcode.FUSE_TMPFILE]: { minBody: fuse_create_in.SIZE + 1, writes: true, run: tmpfile, ...CREATE_REPLY },
+  [Opcode.FUSE_RENAME]: {
+    minBody: fuse_rename_in.SIZE + 2,
+    replyBytes: 0,
+    writes: true,
+    run: rename,
+  },
+  [Opcode.FUSE_RENAME2]: {
+    minBody: fuse_rename2_in.SIZE + 2,
+    replyBytes: 0,
+    writes: true,
+    run: rename2,
+  },
+  [Opcode.FUSE_CREATE]: {
+    minBody: fuse_create_in.SIZE + 1,
+    writes: true,
+    run: create,
+    ...CREATE_REPLY,
+  },
+  [Opcode.FUSE_TMPFILE]: {
+    minBody: fuse_create_in.SIZE + 1,
+    writes: true,
+    run: tmpfile,
+    ...CREATE_REPLY,
+  },
 }

@@ -6,7 +6,12 @@
  */
 import { Errno } from '../../protocol/errno.js'
 import { InitFlag, InitFlag2 } from '../../protocol/fuse/flags.js'
-import { FUSE_KERNEL_MINOR_VERSION, FUSE_KERNEL_VERSION, fuse_init_in, fuse_init_out } from '../../protocol/fuse/structs.js'
+import {
+  FUSE_KERNEL_MINOR_VERSION,
+  FUSE_KERNEL_VERSION,
+  fuse_init_in,
+  fuse_init_out,
+} from '../../protocol/fuse/structs.js'
 import type { FileSystem, Negotiated, Outcome } from '../vfs/filesystem.js'
 import type { ReplySink } from './ops-directory.js'
 import type { FuseRequest } from './request.js'
@@ -91,7 +96,8 @@ export class FuseSession {
       return 0
     }
     const offered = In.flags.get(view, at)
-    const extended = (offered & InitFlag.FUSE_INIT_EXT) !== 0 && request.bodyBytes >= INIT_IN_BASE_BYTES + 4
+    const extended =
+      (offered & InitFlag.FUSE_INIT_EXT) !== 0 && request.bodyBytes >= INIT_IN_BASE_BYTES + 4
     const offered2 = extended ? In.flags2.get(view, at) : 0
     this.#maxReadahead = In.max_readahead.get(view, at)
     this.#choose(fs, offered, offered2)

@@ -353,7 +353,11 @@ export class Context {
     m[6] = outAt
     return this.#call5(this.raw.ofdLock, fd, command, type, start, length)
   }
-  /** ioctl(2) whose argument is `bytes` arena bytes at `argAt`. EINVAL unless _IOC_SIZE(command) fits `bytes`, or 8 bytes for the FS_IOC_*FLAGS family. */
+  /**
+   * ioctl(2) on `bytes` arena bytes at `argAt`. Only FS_IOC_GETFLAGS, SETFLAGS, GETVERSION, FSGETXATTR,
+   * FSSETXATTR, ENABLE_VERITY (salt and signature follow the struct) and MEASURE_VERITY: others may
+   * hold pointers. Errors: ENOTTY another command; EINVAL too few bytes.
+   */
   ioctl(fd: number, command: number, argAt: number, bytes: number): number {
     return this.#call4(this.raw.ioctl, fd, command, argAt, bytes)
   }

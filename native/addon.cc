@@ -1,0 +1,12 @@
+// Exports of the shim. It knows descriptors, memory and system calls; no FUSE opcode and no policy.
+#include <napi.h>
+
+#include "context.h"
+
+static Napi::Object initialise(Napi::Env env, Napi::Object exports) {
+  vfsd::defineFunction(env, exports, "createContext", vfsd::createContext, nullptr);
+  vfsd::defineModuleSockets(env, exports);
+  return exports;
+}
+
+NODE_API_MODULE(virtiofsd_native, initialise)

@@ -1,0 +1,212 @@
+// The state behind one JavaScript `Context`: arena, mailbox, guest memory, event set, thread pool.
+// It belongs to the thread that made it; only the pool's own threads touch it besides, and only the
+// job queue (see file_io.cc).
+#pragma once
+
+#include <node_api.h>
+#include <sys/uio.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+namespace vfsd {
+
+constexpr int kMailSlots = 16;
+constexpr int kMaxRings = 65;
+constexpr int kMaxReady = 64;
+constexpr int kMaxMessageFds = 32;
+constexpr size_t kMaxRegions = 512;
+constexpr size_t kMaxJobs = 4096;
+constexpr double kMaxSafe = 9007199254740991.0;
+
+// A mapping of the front end's memory. Unmapped when its last holder lets go.
+struct Mapping {
+  uint8_t* base = nullptr;   // of the mmap
+  size_t mapped = 0;         // bytes of the mmap
+  ~Mapping();
+};
+
+struct Region {
+  uint64_t guest = 0;
+  uint64_t user = 0;
+  uint64_t bytes = 0;
+  uint8_t* host = nullptr;
+  std::shared_ptr<Mapping> mapping;
+};
+
+// An ArrayBuffer handed to JavaScript over ring memory.
+struct RingView {
+  napi_ref reference = nullptr;
+  uint8_t* host = nullptr;
+  size_t bytes = 0;
+  std::shared_ptr<Mapping> mapping;
+};
+
+struct Watched {
+  int64_t token = 0;
+  bool drain = false;
+  bool edge = false;
+};
+
+struct Job {
+  int call = 0;
+  int32_t token = 0;
+  double args[8] = {0};
+  std::vector<iovec> iov;
+  std::vector<std::shared_ptr<Mapping>> held;  // keeps guest memory mapped while the job runs
+  int64_t result = 0;
+};
+
+// Threads for system calls that may block. Jobs go in from the device thread and come back to it.
+struct Pool {
+  std::mutex mutex;
+  std::condition_variable wake;
+  std::deque<std::unique_ptr<Job>> waiting;
+  std::deque<std::unique_ptr<Job>> done;
+  std::vector<std::unique_ptr<Job>> spare;
+  std::vector<std::thread> threads;
+  std::atomic<uint32_t> doneCount{0};
+  std::atomic<bool> sleeping{false};  // the device thread is in, or about to enter, epoll_wait
+  size_t inFlight = 0;
+  size_t idle = 0;
+  size_t limit = 1;
+  bool stop = false;
+  int doneEvent = -1;
+};
+
+struct Context {
+  napi_env env = nullptr;
+  bool disposed = false;
+
+  uint8_t* arena = nullptr;
+  size_t arenaBytes = 0;
+  double* mail = nullptr;
+  double* segments = nullptr;
+  size_t maxSegments = 0;
+  int32_t* lastAvail = nullptr;
+  int32_t* ready = nullptr;
+  int32_t* fds = nullptr;
+
+  std::vector<Region> regions;  // sorted by guest address
+  size_t lastHit = 0;
+  std::vector<RingView> views;
+  const uint16_t* availIndex[kMaxRings] = {nullptr};
+
+  int epoll = -1;
+  std::unordered_map<int, Watched> watched;
+  std::unordered_map<int, int> callKinds;  // descriptor -> how eventSignal writes to it
+  std::vector<iovec> iov;                  // scratch of readv, writev
+  Pool pool;
+
+  uint32_t baseUid = 0;
+  uint32_t baseGid = 0;
+  std::vector<uint32_t> baseGroups;
+  bool groupsChanged = false;
+  bool noFchmodat2 = false;
+};
+
+// --- checks on what JavaScript hands over ----------------------------------------------------------
+
+// A whole number in [0, most]; false for NaN, fractions and the rest.
+inline bool asUnsigned(double value, double most, uint64_t* out) {
+  if (!(value >= 0) || value > most) return false;
+  const uint64_t number = static_cast<uint64_t>(value);
+  if (static_cast<double>(number) != value) return false;
+  *out = number;
+  return true;
+}
+inline bool asInt(double value, int* out) {
+  if (!(value >= -2147483648.0 && value <= 2147483647.0)) return false;
+  *out = static_cast<int>(value);
+  return static_cast<double>(*out) == value;
+}
+inline bool asU32(double value, uint32_t* out) {
+  uint64_t wide;
+  if (!asUnsigned(value, 4294967295.0, &wide)) return false;
+  *out = static_cast<uint32_t>(wide);
+  return true;
+}
+inline bool asSigned(double value, int64_t* out) {
+  if (!(value >= -kMaxSafe && value <= kMaxSafe)) return false;
+  *out = static_cast<int64_t>(value);
+  return static_cast<double>(*out) == value;
+}
+// `bytes` arena bytes at `at`, or null.
+inline uint8_t* arenaRange(Context& c, double at, uint64_t bytes) {
+  uint64_t offset;
+  if (!asUnsigned(at, static_cast<double>(c.arenaBytes), &offset)) return nullptr;
+  if (bytes > c.arenaBytes - offset) return nullptr;
+  return c.arena + offset;
+}
+
+// --- guest_memory.cc ----------------------------------------------------------------------------
+void defineGuestMemory(napi_env env, napi_value object, Context* c);
+// Host address of `bytes` bytes at a guest address; `*have` is how many of them lie in this region
+// (at least 1). Null when the address is in no region.
+uint8_t* translate(Context& c, uint64_t guest, uint64_t bytes, uint64_t* have, size_t* region);
+// Appends the host ranges of segments [first, first + count), without the first `skip` bytes, at most
+// `bytes` of them. Returns the bytes, or -EFAULT, -EINVAL. `held` (optional) collects the mappings.
+int64_t gather(Context& c, double first, double count, double skip, double bytes, std::vector<iovec>* iov,
+               std::vector<std::shared_ptr<Mapping>>* held);
+int64_t callCopyIn(Context& c, const double* a);
+int64_t callCopyOut(Context& c, const double* a);
+void releaseGuestMemory(Context& c);
+
+// --- event_wait.cc ------------------------------------------------------------------------------
+void defineEventWait(napi_env env, napi_value object, Context* c);
+int64_t callWait(Context& c, const double* a);
+int64_t callEventSignal(Context& c, const double* a);
+int signalFd(int fd, int kind);
+int callKind(int fd);
+
+// --- unix_socket.cc -----------------------------------------------------------------------------
+void defineSocketCalls(napi_env env, napi_value object, Context* c);
+void defineModuleSockets(napi_env env, napi_value exports);
+
+// --- file_io.cc ---------------------------------------------------------------------------------
+int64_t callReadv(Context& c, const double* a);
+int64_t callWritev(Context& c, const double* a);
+int64_t callSubmit(Context& c, const double* a);
+int64_t callReap(Context& c, const double* a);
+void stopPool(Context& c);
+
+// --- fs_calls.cc --------------------------------------------------------------------------------
+struct HotCall {
+  const char* name;
+  int64_t (*run)(Context& c, const double* args);
+};
+extern const HotCall kFsCalls[];
+extern const size_t kFsCallCount;
+// The calls of PoolCall beyond readv and writev, on plain numbers.
+int64_t plainFsync(const double* a);
+int64_t plainSyncfs(const double* a);
+int64_t plainFallocate(const double* a);
+int64_t plainCopyFileRange(const double* a);
+int64_t plainClose(const double* a);
+int64_t plainFlock(const double* a);
+int64_t plainFtruncate(const double* a);
+
+// --- context.cc ---------------------------------------------------------------------------------
+napi_value createContext(napi_env env, napi_callback_info info);
+void disposeContext(Context& c);
+
+// --- small N-API helpers ------------------------------------------------------------------------
+// Adds a function property whose data is `data`.
+void defineFunction(napi_env env, napi_value object, const char* name, napi_callback callback, void* data);
+napi_value number(napi_env env, double value);
+// Reads up to `most` arguments and the callback's data.
+size_t arguments(napi_env env, napi_callback_info info, napi_value* out, size_t most, void** data);
+bool toDouble(napi_env env, napi_value value, double* out);
+bool toInt(napi_env env, napi_value value, int* out);
+bool toBig(napi_env env, napi_value value, uint64_t* out);
+napi_value typeError(napi_env env, const char* message);
+
+}  // namespace vfsd

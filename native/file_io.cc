@@ -1,0 +1,189 @@
+// File data: preadv2 and pwritev2 between a descriptor and guest memory, now or in the pool.
+// readv, writev, submit and reap run on the context's thread; `work` on the pool's.
+#include "context.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+namespace vfsd {
+
+namespace {
+
+// Goes on after a full transfer of one IOV_MAX piece of a long list; stops at the first short one.
+int64_t transfer(bool reading, int fd, const std::vector<iovec>& iov, int64_t offset, int flags) {
+  int64_t total = 0;
+  for (size_t i = 0; i < iov.size(); i += IOV_MAX) {
+    const int count = static_cast<int>(std::min<size_t>(IOV_MAX, iov.size() - i));
+    int64_t wanted = 0;
+    for (int k = 0; k < count; k++) wanted += static_cast<int64_t>(iov[i + static_cast<size_t>(k)].iov_len);
+    ssize_t moved;
+    do
+      moved = reading ? preadv2(fd, &iov[i], count, offset + total, flags)
+                      : pwritev2(fd, &iov[i], count, offset + total, flags);
+    while (moved < 0 && errno == EINTR);
+    if (moved < 0) return total > 0 ? total : -errno;
+    total += moved;
+    if (moved < wanted) break;
+  }
+  return total;
+}
+
+// fd, first, count, skip, bytes, offset, flags
+bool ioArguments(const double* a, int* fd, int64_t* offset, int* flags) {
+  uint64_t from;
+  if (!asInt(a[0], fd) || *fd < 0 || !asUnsigned(a[5], kMaxSafe, &from) || !asInt(a[6], flags)) return false;
+  *offset = static_cast<int64_t>(from);
+  return true;
+}
+
+int64_t io(Context& c, const double* a, bool reading) {
+  int fd, flags;
+  int64_t offset;
+  if (!ioArguments(a, &fd, &offset, &flags)) return -EINVAL;
+  c.iov.clear();
+  const int64_t bytes = gather(c, a[1], a[2], a[3], a[4], &c.iov, nullptr);
+  if (bytes <= 0) return bytes;
+  return transfer(reading, fd, c.iov, offset, flags);
+}
+
+enum PoolCall { kReadv, kWritev, kFsync, kSyncfs, kFallocate, kCopyFileRange, kClose, kFlock, kFtruncate, kPoolCalls };
+
+int64_t perform(const Job& job) {
+  switch (job.call) {
+    case kReadv:
+    case kWritev:
+      return transfer(job.call == kReadv, static_cast<int>(job.args[0]), job.iov, static_cast<int64_t>(job.args[5]),
+                      static_cast<int>(job.args[6]));
+    case kFsync:
+      return plainFsync(job.args);
+    case kSyncfs:
+      return plainSyncfs(job.args);
+    case kFallocate:
+      return plainFallocate(job.args);
+    case kCopyFileRange:
+      return plainCopyFileRange(job.args);
+    case kClose:
+      return plainClose(job.args);
+    case kFlock:
+      return plainFlock(job.args);
+    case kFtruncate:
+      return plainFtruncate(job.args);
+    default:
+      return -EINVAL;
+  }
+}
+
+void work(Pool& pool, int doneEvent) {
+  pthread_setname_np(pthread_self(), "virtiofsd-pool");
+  std::unique_lock<std::mutex> lock(pool.mutex);
+  for (;;) {
+    pool.idle++;
+    pool.wake.wait(lock, [&] { return pool.stop || !pool.waiting.empty(); });
+    pool.idle--;
+    if (pool.waiting.empty()) return;  // stopping, and nothing is left to do
+    std::unique_ptr<Job> job = std::move(pool.waiting.front());
+    pool.waiting.pop_front();
+    lock.unlock();
+    job->result = perform(*job);
+    job->held.clear();
+    lock.lock();
+    pool.done.push_back(std::move(job));
+    pool.doneCount.fetch_add(1, std::memory_order_seq_cst);
+    // The first to see the device thread asleep wakes it; the others need not.
+    if (pool.sleeping.exchange(false, std::memory_order_seq_cst)) signalFd(doneEvent, 1);
+  }
+}
+
+// Signals belong to the main thread: a pool thread starts with all of them blocked.
+void startThread(Context& c) {
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  c.pool.threads.emplace_back(work, std::ref(c.pool), c.pool.doneEvent);
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+}  // namespace
+
+int64_t callReadv(Context& c, const double* a) { return io(c, a, true); }
+int64_t callWritev(Context& c, const double* a) { return io(c, a, false); }
+
+// a[0..6] the call's arguments, a[7] the call, a[8] the token
+int64_t callSubmit(Context& c, const double* a) {
+  int call, token;
+  if (!asInt(a[7], &call) || call < 0 || call >= kPoolCalls || !asInt(a[8], &token) || token < 0) return -EINVAL;
+  Pool& pool = c.pool;
+  if (pool.inFlight >= kMaxJobs) return -EAGAIN;
+  std::unique_ptr<Job> job;
+  if (!pool.spare.empty()) {
+    job = std::move(pool.spare.back());
+    pool.spare.pop_back();
+  } else {
+    job = std::make_unique<Job>();
+  }
+  job->call = call;
+  job->token = token;
+  std::copy(a, a + 7, job->args);
+  job->iov.clear();
+  job->held.clear();
+  int64_t fault = 0;
+  if (call == kReadv || call == kWritev) {
+    int fd, flags;
+    int64_t offset;
+    if (!ioArguments(a, &fd, &offset, &flags))
+      fault = -EINVAL;
+    else
+      fault = std::min<int64_t>(gather(c, a[1], a[2], a[3], a[4], &job->iov, &job->held), 0);
+  }
+  if (fault < 0) {
+    job->held.clear();
+    pool.spare.push_back(std::move(job));
+    return fault;
+  }
+  pool.inFlight++;
+  std::lock_guard<std::mutex> lock(pool.mutex);
+  pool.waiting.push_back(std::move(job));
+  if (pool.idle >= pool.waiting.size())
+    pool.wake.notify_one();
+  else if (pool.threads.size() < pool.limit)
+    startThread(c);
+  else
+    pool.wake.notify_one();
+  return 0;
+}
+
+// The token, or -1; the result goes to mail[1].
+int64_t callReap(Context& c, const double*) {
+  Pool& pool = c.pool;
+  if (pool.doneCount.load(std::memory_order_acquire) == 0) return -1;
+  std::unique_ptr<Job> job;
+  {
+    std::lock_guard<std::mutex> lock(pool.mutex);
+    job = std::move(pool.done.front());
+    pool.done.pop_front();
+    pool.doneCount.fetch_sub(1, std::memory_order_seq_cst);
+  }
+  pool.inFlight--;
+  c.mail[1] = static_cast<double>(job->result);
+  const int32_t token = job->token;
+  pool.spare.push_back(std::move(job));
+  return token;
+}
+
+void stopPool(Context& c) {
+  {
+    std::lock_guard<std::mutex> lock(c.pool.mutex);
+    c.pool.stop = true;
+  }
+  c.pool.wake.notify_all();
+  for (std::thread& thread : c.pool.threads) thread.join();
+  c.pool.threads.clear();
+}
+
+}  // namespace vfsd
