@@ -11,6 +11,7 @@ export const OUT_HEADER_BYTES = 16
 export interface Suspender {
   suspend(): number
   complete(token: number, outcome: number): void
+  cancel(token: number): void
 }
 
 export class FuseRequest implements Request {
@@ -84,5 +85,9 @@ export class FuseRequest implements Request {
 
   complete(token: number, outcome: number): void {
     this.#suspender.complete(token, outcome)
+  }
+
+  cancel(token: number): void {
+    this.#suspender.cancel(token)
   }
 }

@@ -93,6 +93,8 @@ export interface Request {
   suspend(): number
   /** Answers a suspended request once. */
   complete(token: number, outcome: number): void
+  /** Takes `suspend` back within the same call: the method's outcome answers after all. */
+  cancel(token: number): void
 }
 
 /** Bytes at `Request.scratchAt`: room for one getdents64 buffer or a handle, two statx and a statfs. */

@@ -1,0 +1,330 @@
+/**
+ * The FUSE server: takes one request from guest buffers, has it carried out, writes the reply into
+ * guest buffers. It knows nothing of rings or sockets.
+ *
+ * The readable part of a request is copied once to the arena, so that the guest cannot change it
+ * between check and use. There are two places that write a reply: `#reply` and `complete`.
+ */
+import { Errno } from '../../protocol/errno.js'
+import { OPCODE_LIMIT, Opcode, opcodeName } from '../../protocol/fuse/opcodes.js'
+import { fuse_in_header, fuse_write_in } from '../../protocol/fuse/structs.js'
+import type { Context } from '../native/context.js'
+import { type FileSystem, type Outcome, PENDING } from '../vfs/filesystem.js'
+import type { Buffers } from './buffers.js'
+import { HEAD_BYTES, LATE_REPLY_AT, REPLY_AT, REQUEST_AT, REQUEST_BYTES } from './layout.js'
+import type { Operation } from './operation.js'
+import { OPERATIONS } from './operations.js'
+import { ReplySink } from './ops-directory.js'
+import { FuseRequest, OUT_HEADER_BYTES, type Suspender } from './request.js'
+import { FuseSession, type SessionOptions } from './session.js'
+
+const IN_HEADER_BYTES = fuse_in_header.SIZE
+/** A reply that comes later has this much body at most (fuse_write_out, fuse_lk_out). */
+const LATE_BODY_BYTES = 32
+/** Segments a late reply's header and body can lie in: a byte each at worst. */
+const LATE_SEGMENTS = OUT_HEADER_BYTES + LATE_BODY_BYTES
+/** Requests that can wait for their answer at once. */
+const MAX_PENDING = 4096
+
+/** `handle`: the request waits; `onComplete` will be called. */
+export const SUSPENDED = -1
+/** `handle`: the guest broke the protocol so that no reply is possible; `violation` says how. */
+export const VIOLATION = -2
+
+export interface ServerOptions extends SessionOptions {
+  /** Called when a suspended request was answered: what `handle` would have returned. */
+  readonly onComplete: (queue: number, head: number, written: number) => void
+  /** A handler threw: a bug of ours. The request is answered EIO. */
+  readonly onFault: (message: string, cause: unknown) => void
+  /** Called with each request and reply when tracing; undefined: off. */
+  readonly trace?: ServerTrace | undefined
+}
+
+export interface ServerTrace {
+  request(view: DataView, bytes: Uint8Array, at: number, length: number): void
+  reply(opcode: number, uniqueLow: number, outcome: number, view: DataView, at: number, length: number): void
+}
+
+/** A request that waits: where it came from, and where its reply's first bytes go. */
+class Pending {
+  queue = 0
+  head = 0
+  opcode = 0
+  uniqueLow = 0
+  uniqueHigh = 0
+  writeBytes = 0
+  segmentCount = 0
+  readonly segments = new Float64Array(LATE_SEGMENTS * 2)
+}
+
+export class FuseServer implements Suspender {
+  readonly session: FuseSession
+  readonly fs: FileSystem
+  /** After VIOLATION. */
+  violation = ''
+  /** Requests taken and errors answered, by opcode. */
+  readonly requests = new Float64Array(OPCODE_LIMIT)
+  readonly errors = new Float64Array(OPCODE_LIMIT)
+  pendingCount = 0
+
+  readonly #context: Context
+  readonly #request: FuseRequest
+  readonly #options: ServerOptions
+  readonly #call: { fs: FileSystem; session: FuseSession; request: FuseRequest; buffers: Buffers }
+  readonly #pending: (Pending | undefined)[] = []
+  readonly #sparePending: Pending[] = []
+  readonly #freeTokens: number[] = []
+  readonly #inFlight: number[] = []
+  /** Segments at the end of the list, for late replies. */
+  readonly #lateSegments: number
+  #queue = 0
+  #head = 0
+  #suspended = false
+
+  constructor(context: Context, fs: FileSystem, options: ServerOptions) {
+    this.#context = context
+    this.fs = fs
+    this.#options = options
+    this.session = new FuseSession(options)
+    this.#request = new FuseRequest(context, this)
+    this.session.sink = new ReplySink(this.#request)
+    this.#lateSegments = context.segments.length / 2 - LATE_SEGMENTS
+    this.#call = { fs, session: this.session, request: this.#request, buffers: NO_BUFFERS }
+  }
+
+  /** Suspended requests of a queue. */
+  inFlight(queue: number): number {
+    return this.#inFlight[queue] ?? 0
+  }
+
+  /**
+   * Handles one request of `queue`. Returns the bytes written to the writable buffers (0 when the
+   * opcode has no reply), SUSPENDED or VIOLATION. `head` is what `onComplete` gets back.
+   */
+  handle(queue: number, head: number, buffers: Buffers): number {
+    const fault = this.#takeHeader(buffers)
+    if (fault !== 0) return fault
+    this.#queue = queue
+    this.#head = head
+    this.#suspended = false
+    const { opcode } = this.#request
+    const known = opcode < OPCODE_LIMIT
+    if (known) this.requests[opcode]!++
+    const operation = known ? OPERATIONS[opcode] : undefined
+    if (operation?.silent !== true && buffers.writeBytes < OUT_HEADER_BYTES)
+      return this.#violate(`${opcodeName(opcode)} has no room for a reply (${buffers.writeBytes} bytes)`)
+    this.#call.buffers = buffers
+    const outcome = operation === undefined ? -Errno.ENOSYS : this.#run(operation, buffers)
+    if (outcome === PENDING && this.#suspended) return SUSPENDED
+    if (operation?.silent === true) return 0
+    return this.#reply(operation, outcome, buffers)
+  }
+
+  /** Copies the head of the request and decodes fuse_in_header. 0, or VIOLATION. */
+  #takeHeader(buffers: Buffers): number {
+    const { readFirst, readCount, readBytes } = buffers
+    if (readBytes < IN_HEADER_BYTES) return this.#violate(`a request of ${readBytes} bytes`)
+    const copied = this.#context.copyIn(readFirst, readCount, 0, REQUEST_AT, Math.min(readBytes, HEAD_BYTES))
+    if (copied < IN_HEADER_BYTES) return this.#violate('a request outside guest memory')
+    const { view } = this.#context
+    const request = this.#request
+    request.opcode = view.getUint32(REQUEST_AT + 4, true)
+    request.uniqueLow = view.getUint32(REQUEST_AT + 8, true)
+    request.uniqueHigh = view.getUint32(REQUEST_AT + 12, true)
+    request.nodeid = fuse_in_header.f.nodeid.get(view, REQUEST_AT)
+    request.uid = view.getUint32(REQUEST_AT + 24, true)
+    request.gid = view.getUint32(REQUEST_AT + 28, true)
+    request.pid = view.getUint32(REQUEST_AT + 32, true)
+    request.bodyAt = REQUEST_AT + IN_HEADER_BYTES
+    request.bodyBytes = copied - IN_HEADER_BYTES
+    request.replyRoom = Math.max(buffers.writeBytes - OUT_HEADER_BYTES, 0)
+    request.resetOptional()
+    return 0
+  }
+
+  /** Brings the rest of the body to the arena and cuts it to the header's `len`. 0 or -errno. */
+  #takeBody(buffers: Buffers): number {
+    const { view } = this.#context
+    const request = this.#request
+    const length = view.getUint32(REQUEST_AT, true)
+    if (length < IN_HEADER_BYTES || length > buffers.readBytes) return -Errno.EINVAL
+    request.bodyTotalBytes = length - IN_HEADER_BYTES
+    if (request.opcode === Opcode.FUSE_WRITE) {
+      request.bodyBytes = Math.min(request.bodyTotalBytes, fuse_write_in.SIZE)
+      return 0
+    }
+    if (length > HEAD_BYTES) {
+      if (length > REQUEST_BYTES) return -Errno.E2BIG
+      const { readFirst, readCount } = buffers
+      const more = length - HEAD_BYTES
+      const copied = this.#context.copyIn(readFirst, readCount, HEAD_BYTES, REQUEST_AT + HEAD_BYTES, more)
+      if (copied !== more) return -Errno.EFAULT
+    }
+    request.bodyBytes = request.bodyTotalBytes
+    return 0
+  }
+
+  #run(operation: Operation, buffers: Buffers): Outcome {
+    const request = this.#request
+    const fault = this.#takeBody(buffers)
+    if (fault < 0) return fault
+    if (this.#options.trace !== undefined)
+      this.#options.trace.request(this.#context.view, this.#context.bytes, REQUEST_AT, IN_HEADER_BYTES + request.bodyBytes)
+    if (!this.session.initialised && request.opcode !== Opcode.FUSE_INIT) return -Errno.EIO
+    if (request.bodyBytes < operation.minBody) return -Errno.EINVAL
+    if (request.replyRoom < operation.replyBytes) return -Errno.EINVAL
+    if (operation.writes === true && this.fs.capabilities.readOnly) return -Errno.EROFS
+    try {
+      return operation.run(this.#call)
+    } catch (cause) {
+      this.#options.onFault(`${opcodeName(request.opcode)} of node ${request.nodeid} failed inside the daemon`, cause)
+      return -Errno.EIO
+    }
+  }
+
+  /** Writes header and body of the reply; returns the bytes written. */
+  #reply(operation: Operation | undefined, result: Outcome, buffers: Buffers): number {
+    let outcome = result
+    const { view } = this.#context
+    const request = this.#request
+    let body = 0
+    let inPlace = 0
+    if (outcome >= 0 && operation !== undefined) {
+      if (operation.payloadReply === true) inPlace = outcome
+      else if (operation.encode !== undefined)
+        body = operation.encode(this.#call, outcome, REPLY_AT + OUT_HEADER_BYTES)
+      if (body > request.replyCapacity) {
+        operation.undo?.(this.#call)
+        outcome = -Errno.EINVAL
+        body = 0
+      }
+    }
+    if (outcome < 0) this.#countError(request.opcode)
+    const total = OUT_HEADER_BYTES + body + inPlace
+    writeOutHeader(view, REPLY_AT, total, outcome, request.uniqueLow, request.uniqueHigh)
+    this.#options.trace?.reply(request.opcode, request.uniqueLow, outcome, view, REPLY_AT + OUT_HEADER_BYTES, body)
+    const bytes = OUT_HEADER_BYTES + body
+    const copied = this.#context.copyOut(buffers.writeFirst, buffers.writeCount, 0, REPLY_AT, bytes)
+    if (copied === bytes) return total
+    if (outcome >= 0) operation?.undo?.(this.#call)
+    return this.#violate(`the reply of ${opcodeName(request.opcode)} goes outside guest memory`)
+  }
+
+  #countError(opcode: number): void {
+    if (opcode < OPCODE_LIMIT) this.errors[opcode]!++
+  }
+
+  #violate(what: string): number {
+    this.violation = what
+    return VIOLATION
+  }
+
+  // --- requests that are answered later ---------------------------------------------------------
+
+  suspend(): number {
+    const token = this.#freeTokens.pop() ?? this.#pending.length
+    if (token >= MAX_PENDING) return -Errno.EAGAIN
+    const pending = this.#sparePending.pop() ?? new Pending()
+    const { buffers } = this.#call
+    const request = this.#request
+    pending.queue = this.#queue
+    pending.head = this.#head
+    pending.opcode = request.opcode
+    pending.uniqueLow = request.uniqueLow
+    pending.uniqueHigh = request.uniqueHigh
+    pending.writeBytes = buffers.writeBytes
+    pending.segmentCount = copySegments(this.#context.segments, buffers, pending.segments)
+    this.#pending[token] = pending
+    this.#inFlight[this.#queue] = this.inFlight(this.#queue) + 1
+    this.pendingCount++
+    this.#suspended = true
+    return token
+  }
+
+  complete(token: number, result: Outcome): void {
+    const pending = this.#pending[token]
+    if (pending === undefined) throw new Error(`request ${token} was answered twice`)
+    this.#pending[token] = undefined
+    this.#freeTokens.push(token)
+    this.#inFlight[pending.queue]!--
+    this.pendingCount--
+    const written = this.#replyLate(pending, result)
+    this.#sparePending.push(pending)
+    this.#options.onComplete(pending.queue, pending.head, written)
+  }
+
+  /** The suspended request in hand was not submitted after all: it will be answered by its return value. */
+  cancel(token: number): void {
+    const pending = this.#pending[token]
+    if (pending === undefined) return
+    this.#pending[token] = undefined
+    this.#freeTokens.push(token)
+    this.#inFlight[pending.queue]!--
+    this.pendingCount--
+    this.#suspended = false
+    this.#sparePending.push(pending)
+  }
+
+  #replyLate(pending: Pending, outcome: Outcome): number {
+    const { view, segments } = this.#context
+    const operation = OPERATIONS[pending.opcode]
+    let body = 0
+    let inPlace = 0
+    if (outcome < 0) this.#countError(pending.opcode)
+    else if (operation?.payloadReply === true) inPlace = outcome
+    else if (operation?.encode !== undefined)
+      body = operation.encode(this.#call, outcome, LATE_REPLY_AT + OUT_HEADER_BYTES)
+    const bytes = OUT_HEADER_BYTES + body
+    const total = bytes + inPlace
+    writeOutHeader(view, LATE_REPLY_AT, total, outcome, pending.uniqueLow, pending.uniqueHigh)
+    this.#options.trace?.reply(pending.opcode, pending.uniqueLow, outcome, view, LATE_REPLY_AT + OUT_HEADER_BYTES, body)
+    for (let i = 0; i < pending.segmentCount * 2; i++)
+      segments[this.#lateSegments * 2 + i] = pending.segments[i]!
+    const copied = this.#context.copyOut(this.#lateSegments, pending.segmentCount, 0, LATE_REPLY_AT, bytes)
+    return copied === bytes ? total : 0
+  }
+}
+
+const NO_BUFFERS: Buffers = {
+  readFirst: 0,
+  readCount: 0,
+  readBytes: 0,
+  writeFirst: 0,
+  writeCount: 0,
+  writeBytes: 0,
+}
+
+/** struct fuse_out_header; `outcome` below 0 is the error. */
+function writeOutHeader(
+  view: DataView,
+  at: number,
+  length: number,
+  outcome: Outcome,
+  uniqueLow: number,
+  uniqueHigh: number,
+): void {
+  view.setUint32(at, length, true)
+  view.setInt32(at + 4, outcome < 0 ? clampErrno(outcome) : 0, true)
+  view.setUint32(at + 8, uniqueLow, true)
+  view.setUint32(at + 12, uniqueHigh, true)
+}
+
+/** Linux drops a reply whose error is outside (-512, 0): such an outcome would be a back end's bug. */
+function clampErrno(outcome: Outcome): number {
+  return outcome > -512 ? outcome : -Errno.EIO
+}
+
+/** Takes the writable segments that hold the first LATE_SEGMENTS bytes of the reply. */
+function copySegments(from: Float64Array, buffers: Buffers, to: Float64Array): number {
+  let bytes = 0
+  let count = 0
+  while (count < buffers.writeCount && bytes < LATE_SEGMENTS && count < LATE_SEGMENTS) {
+    const at = (buffers.writeFirst + count) * 2
+    to[count * 2] = from[at]!
+    to[count * 2 + 1] = from[at + 1]!
+    bytes += from[at + 1]!
+    count++
+  }
+  return count
+}
+

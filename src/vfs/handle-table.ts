@@ -1,0 +1,54 @@
+/** Open files and directories by fh: slot index in the low 32 bits, generation above, below 2^53. */
+const TWO32 = 0x1_0000_0000
+const MAX_GENERATION = 0xfffff
+
+export class HandleTable<H> {
+  readonly #slots: (H | undefined)[] = []
+  readonly #generations: number[] = []
+  readonly #free: number[] = []
+  #size = 0
+
+  get size(): number {
+    return this.#size
+  }
+
+  insert(handle: H): number {
+    const slot = this.#free.pop() ?? this.#slots.length
+    if (slot === this.#slots.length) this.#generations.push(0)
+    this.#slots[slot] = handle
+    this.#size++
+    return this.#generations[slot]! * TWO32 + slot
+  }
+
+  get(fh: number): H | undefined {
+    const slot = fh % TWO32
+    return this.#generations[slot] === (fh - slot) / TWO32 ? this.#slots[slot] : undefined
+  }
+
+  /** Takes the handle out; undefined when there is none of that number. */
+  remove(fh: number): H | undefined {
+    const handle = this.get(fh)
+    if (handle === undefined) return undefined
+    const slot = fh % TWO32
+    this.#slots[slot] = undefined
+    this.#size--
+    const generation = this.#generations[slot]! + 1
+    this.#generations[slot] = generation
+    if (generation <= MAX_GENERATION) this.#free.push(slot)
+    return handle
+  }
+
+  *[Symbol.iterator](): IterableIterator<H> {
+    for (const handle of this.#slots) if (handle !== undefined) yield handle
+  }
+
+  /** Takes every handle out, after `visit` saw it. */
+  clear(visit: (handle: H) => void): void {
+    for (let slot = 0; slot < this.#slots.length; slot++) {
+      const handle = this.#slots[slot]
+      if (handle === undefined) continue
+      visit(handle)
+      this.remove(this.#generations[slot]! * TWO32 + slot)
+    }
+  }
+}
