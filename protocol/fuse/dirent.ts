@@ -1,17 +1,31 @@
 /**
- * Directory entries of READDIR (and, after a fuse_entry_out, of READDIRPLUS).
- * Source: include/uapi/linux/fuse.h, struct fuse_dirent: ino, off, namelen, type, name, padded to 8.
+ * Directory entries of READDIR and, behind a fuse_entry_out, of READDIRPLUS.
+ * Source: include/uapi/linux/fuse.h `struct fuse_dirent`, `struct fuse_direntplus` (7.21): ino, off,
+ * namelen, type, name; each entry padded to 8 bytes. ino and off are 64 opaque bits: cookies of some
+ * file systems use them all, so they are carried as two words and never as one number.
  */
-export const FUSE_NAME_OFFSET = 24
+import { fuse_dirent, fuse_entry_out } from './structs.js'
 
-/** Bytes an entry with a name of `nameBytes` takes. */
+/** Where the name starts in an entry of READDIR, in bytes. */
+export const FUSE_NAME_OFFSET = fuse_dirent.SIZE
+/** Where the name starts in an entry of READDIRPLUS, in bytes. */
+export const FUSE_NAME_OFFSET_DIRENTPLUS = fuse_entry_out.SIZE + fuse_dirent.SIZE
+
+/** Bytes that an entry of READDIR with a name of `nameBytes` takes, padding included. */
 export function direntBytes(nameBytes: number): number {
   return (FUSE_NAME_OFFSET + nameBytes + 7) & ~7
 }
 
+/** Bytes that an entry of READDIRPLUS takes: a fuse_entry_out, then what `writeDirent` writes. */
+export function direntPlusBytes(nameBytes: number): number {
+  return fuse_entry_out.SIZE + direntBytes(nameBytes)
+}
+
 /**
- * Writes one entry at `at`; returns its bytes. ino and off are two words each: they are opaque. The
- * name is `name[nameAt, nameAt + nameBytes)`. Padding is zeroed.
+ * Writes one entry at byte `at` of `view` and of `bytes`, which see the same memory; returns its bytes,
+ * `direntBytes(nameBytes)`, for which the caller has made sure there is room. The name is
+ * `name[nameAt, nameAt + nameBytes)`, `type` is DT_*, `off` the cookie of the entry after this one.
+ * Padding is zeroed. For READDIRPLUS `at` is behind the fuse_entry_out.
  */
 export function writeDirent(
   view: DataView,
@@ -39,21 +53,27 @@ export function writeDirent(
   return total
 }
 
+/** One entry as `readDirent` found it. */
 export interface Dirent {
   readonly ino: bigint
   readonly off: bigint
   readonly type: number
+  /** A copy. */
   readonly name: Uint8Array
   /** Bytes of the entry with its padding. */
   readonly bytes: number
 }
 
-/** Reads the entry at `at` of a reply that ends at `limit`; undefined when it is not all there. For tests and traces. */
+/**
+ * Reads the entry at `at` of a reply that ends at `limit`; undefined when it is not all there, padding
+ * included. Allocates: for tests and traces.
+ */
 export function readDirent(view: DataView, at: number, limit: number): Dirent | undefined {
-  if (at + FUSE_NAME_OFFSET > limit) return undefined
+  if (limit - at < FUSE_NAME_OFFSET) return undefined
   const nameBytes = view.getUint32(at + 16, true)
+  if (nameBytes > limit - at - FUSE_NAME_OFFSET) return undefined
   const bytes = direntBytes(nameBytes)
-  if (at + FUSE_NAME_OFFSET + nameBytes > limit) return undefined
+  if (bytes > limit - at) return undefined
   return {
     ino: view.getBigUint64(at, true),
     off: view.getBigUint64(at + 8, true),
@@ -61,4 +81,10 @@ export function readDirent(view: DataView, at: number, limit: number): Dirent | 
     name: new Uint8Array(view.buffer, view.byteOffset + at + FUSE_NAME_OFFSET, nameBytes).slice(),
     bytes,
   }
+}
+
+/** As `readDirent`, for an entry of READDIRPLUS; its fuse_entry_out is at `at`, `bytes` counts it. */
+export function readDirentPlus(view: DataView, at: number, limit: number): Dirent | undefined {
+  const dirent = readDirent(view, at + fuse_entry_out.SIZE, limit)
+  return dirent && { ...dirent, bytes: dirent.bytes + fuse_entry_out.SIZE }
 }
