@@ -185,7 +185,11 @@ export const NotifyCode = {
   FUSE_NOTIFY_PRUNE: 9,
 } as const
 
-/** `A|B|0x80`: the names of the bits set in `word`, unknown ones in hex; `0` for none. */
+/**
+ * `A|B|0x80`: the names in `table` of what is set in the 32 bits of `word`, without `prefix`; bits
+ * without a name in hex at the end; `0` for none. A name of several bits counts when all are set, and
+ * must stand before names of its parts.
+ */
 export function flagNames(
   table: Readonly<Record<string, number>>,
   word: number,
@@ -194,7 +198,7 @@ export function flagNames(
   const found: string[] = []
   let rest = word >>> 0
   for (const [name, bit] of Object.entries(table)) {
-    if ((rest & bit) === 0) continue
+    if (bit === 0 || (rest & bit) >>> 0 !== bit) continue
     found.push(name.startsWith(prefix) ? name.slice(prefix.length) : name)
     rest = (rest & ~bit) >>> 0
   }

@@ -1,12 +1,18 @@
-/** Names in requests: bytes that end with NUL. Nothing here makes a string, except for the log. */
+/**
+ * Names in requests: bytes that end with NUL, of no known encoding. Nothing here makes a string, except
+ * `printableName` for logs. Source: fs/namei.c and include/uapi/linux/limits.h of Linux.
+ */
 import { Errno } from '../errno.js'
 
-/** NAME_MAX (include/uapi/linux/limits.h). */
+/** Longest name of one directory entry, in bytes, without the NUL. */
 export const NAME_MAX = 255
 const DOT = 0x2e
 const SLASH = 0x2f
 
-/** Offset of the first NUL in `bytes[at, limit)`, or -1. */
+/**
+ * Offset of the first NUL in `bytes[at, limit)`, or -1. A loop, since names are short and `indexOf` has
+ * no end: it would search the data behind the name.
+ */
 export function findNul(bytes: Uint8Array, at: number, limit: number): number {
   for (let i = at; i < limit; i++) if (bytes[i] === 0) return i
   return -1
@@ -31,7 +37,10 @@ export function checkComponent(bytes: Uint8Array, at: number, length: number): n
   return 0
 }
 
-/** A name for a log line: printable ASCII as it is, everything else as `\xNN`, at most `most` bytes. */
+/**
+ * A name for a log line: printable ASCII as it is, everything else (and `"` and backslash) as `\xNN`;
+ * `...` after `most` bytes. Bytes past the end of the array read as NUL.
+ */
 export function printableName(bytes: Uint8Array, at: number, length: number, most = 80): string {
   let text = ''
   const end = at + Math.min(length, most)

@@ -2,6 +2,7 @@
  * FUSE request numbers and the outer shape of each request and reply.
  * Source: include/uapi/linux/fuse.h `enum fuse_opcode` up to 7.45; shapes from what fs/fuse sends.
  */
+import type { Field } from '../struct.js'
 import { fuse_notify_retrieve_in } from './structs-device.js'
 import * as S from './structs.js'
 
@@ -95,9 +96,7 @@ export function opcodeName(opcode: number): string {
 export interface AnyStruct {
   readonly NAME: string
   readonly SIZE: number
-  readonly f: Readonly<
-    Record<string, { readonly offset: number; get(view: DataView, base: number): number | bigint }>
-  >
+  readonly f: Readonly<Record<string, Field<number> | Field<bigint>>>
 }
 
 /** The outer shape of one opcode's request and reply. */

@@ -2,8 +2,8 @@
  * Structs of the kernel header that no virtio-fs guest of today sends or reads: notifications (there is
  * no queue for them), CUSE and what belongs to /dev/fuse. Source: include/uapi/linux/fuse.h up to 7.45.
  */
+import { array } from '../layout.js'
 import { i32, i64, struct, u8, u16, u32, u64 } from '../struct.js'
-import { array } from './structs.js'
 
 /** FUSE_NOTIFY_POLL: wakes the poll with this `kh` (7.11). */
 export const fuse_notify_poll_wakeup_out = struct('fuse_notify_poll_wakeup_out', { kh: u64 })

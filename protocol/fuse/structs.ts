@@ -2,15 +2,16 @@
  * Structs of requests and replies, by the names and fields of the kernel header.
  *
  * Source: include/uapi/linux/fuse.h up to 7.45 (the header allows BSD terms). A number in brackets is
- * the minor in which a struct appeared or last grew; nothing older than 7.9 needs one. Little endian.
+ * the minor in which a struct appeared or last grew; without one it is older than the oldest guest. Little endian.
  * Notifications, CUSE and io_uring are in structs-device.ts.
  */
-import { bigU64, i32, i64, type Scalar, struct, u16, u32, u64 } from '../struct.js'
+import { array, nested } from '../layout.js'
+import { bigU64, i32, i64, struct, u16, u32, u64 } from '../struct.js'
 
 /** Version of the protocol: the newest this daemon speaks, and the oldest guest it serves. */
 export const FUSE_KERNEL_VERSION = 7
 export const FUSE_KERNEL_MINOR_VERSION = 45
-/** Linux 4.19; user-mode Linux, Windows and BSD guests are newer. Ours, not the header's. */
+/** Linux 4.19; virtio-fs itself is younger (5.4, with 7.31). Ours, not the header's. */
 export const FUSE_MIN_MINOR_VERSION = 27
 /** Node id of the root directory. */
 export const FUSE_ROOT_ID = 1
@@ -32,29 +33,6 @@ export const FUSE_INIT_IN_BASE_SIZE = 16
 export const FUSE_INVALID_UIDGID = 0xffff_ffff
 /** In the high word of `unique`: the request was sent before and is sent again (7.40). */
 export const FUSE_UNIQUE_RESEND_HIGH = 0x8000_0000
-
-// biome-ignore lint/suspicious/noExplicitAny: layouts mix number and bigint scalars
-type AnyLayout = Record<string, Scalar<any>>
-type Prefixed<P extends string, L> = { readonly [K in keyof L & string as `${P}${K}`]: L[K] }
-
-/** The fields of a struct inside another one: `nested('attr_', fuse_attr.LAYOUT)` has `attr_ino`... */
-export function nested<const P extends string, const L extends AnyLayout>(
-  prefix: P,
-  layout: L,
-): Prefixed<P, L> {
-  const renamed = Object.entries(layout).map(([name, scalar]) => [`${prefix}${name}`, scalar])
-  return Object.fromEntries(renamed) as Prefixed<P, L>
-}
-
-/** A C array of scalars: `array('unused', u32, 11)` has the fields `unused0` to `unused10`. */
-export function array<const N extends string, T>(
-  name: N,
-  scalar: Scalar<T>,
-  length: number,
-): Readonly<Record<`${N}${number}`, Scalar<T>>> {
-  const fields = Array.from({ length }, (_, index) => [`${name}${index}`, scalar])
-  return Object.fromEntries(fields) as Readonly<Record<`${N}${number}`, Scalar<T>>>
-}
 
 /**
  * Starts every request; `len` counts it and all that follows.

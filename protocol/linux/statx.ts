@@ -1,4 +1,5 @@
 /** statx(2): struct statx and its flags. Source: include/uapi/linux/stat.h up to Linux 6.16. */
+import { array } from '../layout.js'
 import { i32, i64, struct, u16, u32, u64 } from '../struct.js'
 
 /**
@@ -45,14 +46,7 @@ export const statx = struct('statx', {
   stx_dio_read_offset_align: u32, // Linux 6.14
   stx_atomic_write_unit_max_opt: u32, // Linux 6.16
   spare2: u32,
-  spare3_0: u64,
-  spare3_1: u64,
-  spare3_2: u64,
-  spare3_3: u64,
-  spare3_4: u64,
-  spare3_5: u64,
-  spare3_6: u64,
-  spare3_7: u64,
+  ...array('spare3_', u64, 8),
 })
 
 /** Bytes the kernel writes: all of the struct. */

@@ -5,6 +5,7 @@
  * byte order; every host we run on is little endian. All of this is control plane: addresses and
  * feature words are bigint, so that none is rounded.
  */
+import { array } from '../layout.js'
 import { bigU64, struct, u8, u16, u32 } from '../struct.js'
 
 /** Starts every message; `size` is the bytes of the payload that follows. */
@@ -155,10 +156,5 @@ export const VIRTIO_MAX_SHMEM_REGIONS = 256
 export const VhostUserShMemConfig = struct('VhostUserShMemConfig', {
   nregions: u32,
   padding: u32,
-  ...(Object.fromEntries(
-    Array.from({ length: VIRTIO_MAX_SHMEM_REGIONS }, (_, shmid) => [
-      `memory_sizes${shmid}`,
-      bigU64,
-    ]),
-  ) as Readonly<Record<`memory_sizes${number}`, typeof bigU64>>),
+  ...array('memory_sizes', bigU64, VIRTIO_MAX_SHMEM_REGIONS),
 })
