@@ -2,7 +2,7 @@
  * Structs of the kernel header that no virtio-fs guest of today sends or reads: notifications (there is
  * no queue for them), CUSE and what belongs to /dev/fuse. Source: include/uapi/linux/fuse.h up to 7.45.
  */
-import { array } from '../layout.js'
+import { array, nested } from '../layout.js'
 import { i32, i64, struct, u8, u16, u32, u64 } from '../struct.js'
 
 /** FUSE_NOTIFY_POLL: wakes the poll with this `kh` (7.11). */
@@ -102,6 +102,13 @@ export const fuse_uring_ent_in_out = struct('fuse_uring_ent_in_out', {
   payload_sz: u32,
   padding: u32,
   reserved: u64,
+})
+
+/** What precedes the payload in FUSE over io_uring: two areas of bytes, here in words of 8 (7.42). */
+export const fuse_uring_req_header = struct('fuse_uring_req_header', {
+  ...array('in_out', u64, FUSE_URING_IN_OUT_HEADER_SZ / 8),
+  ...array('op_in', u64, FUSE_URING_OP_IN_OUT_SZ / 8),
+  ...nested('ring_ent_in_out_', fuse_uring_ent_in_out.LAYOUT),
 })
 
 /** Command of FUSE over io_uring (7.42). */
