@@ -251,6 +251,7 @@ int64_t getdents(Context& c, const double* a) {
     uint32_t low, high;
     if (!asU32(a[4], &low) || !asU32(a[5], &high)) return -EINVAL;
     const uint64_t cookie = (static_cast<uint64_t>(high) << 32) | low;
+    errno = 0;  // a cookie past 2^63 comes back as a negative position without an error
     if (lseek(fd, static_cast<off_t>(cookie), SEEK_SET) == static_cast<off_t>(-1) && errno != 0 &&
         static_cast<off_t>(cookie) != -1)
       return -errno;
@@ -485,7 +486,10 @@ int64_t plainFsync(const double* a) {
 
 int64_t plainSyncfs(const double* a) {
   INT(fd, a[0]);
-  return result(syncfs(fd));
+  const int64_t answer = result(syncfs(fd));
+  // The pool owns a descriptor that was opened for this call alone.
+  if (a[1] == 1) close(fd);
+  return answer;
 }
 
 int64_t plainFallocate(const double* a) {

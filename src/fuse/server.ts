@@ -41,8 +41,10 @@ export interface ServerOptions extends SessionOptions {
 }
 
 export interface ServerTrace {
-  request(view: DataView, bytes: Uint8Array, at: number, length: number): void
-  reply(opcode: number, uniqueLow: number, outcome: number, view: DataView, at: number, length: number): void
+  /** `length` bytes of request at `at`, from fuse_in_header on. */
+  request(view: DataView, at: number, length: number): void
+  /** `length` bytes of reply at `at`, from fuse_out_header on; payload in guest memory is not among them. */
+  reply(opcode: number, view: DataView, at: number, length: number): void
 }
 
 /** A request that waits: where it came from, and where its reply's first bytes go. */
@@ -112,7 +114,9 @@ export class FuseServer implements Suspender {
     if (known) this.requests[opcode]!++
     const operation = known ? OPERATIONS[opcode] : undefined
     if (operation?.silent !== true && buffers.writeBytes < OUT_HEADER_BYTES)
-      return this.#violate(`${opcodeName(opcode)} has no room for a reply (${buffers.writeBytes} bytes)`)
+      return this.#violate(
+        `${opcodeName(opcode)} has no room for a reply (${buffers.writeBytes} bytes)`,
+      )
     this.#call.buffers = buffers
     const outcome = operation === undefined ? -Errno.ENOSYS : this.#run(operation, buffers)
     if (outcome === PENDING && this.#suspended) return SUSPENDED
@@ -124,7 +128,13 @@ export class FuseServer implements Suspender {
   #takeHeader(buffers: Buffers): number {
     const { readFirst, readCount, readBytes } = buffers
     if (readBytes < IN_HEADER_BYTES) return this.#violate(`a request of ${readBytes} bytes`)
-    const copied = this.#context.copyIn(readFirst, readCount, 0, REQUEST_AT, Math.min(readBytes, HEAD_BYTES))
+    const copied = this.#context.copyIn(
+      readFirst,
+      readCount,
+      0,
+      REQUEST_AT,
+      Math.min(readBytes, HEAD_BYTES),
+    )
     if (copied < IN_HEADER_BYTES) return this.#violate('a request outside guest memory')
     const { view } = this.#context
     const request = this.#request
@@ -157,7 +167,13 @@ export class FuseServer implements Suspender {
       if (length > REQUEST_BYTES) return -Errno.E2BIG
       const { readFirst, readCount } = buffers
       const more = length - HEAD_BYTES
-      const copied = this.#context.copyIn(readFirst, readCount, HEAD_BYTES, REQUEST_AT + HEAD_BYTES, more)
+      const copied = this.#context.copyIn(
+        readFirst,
+        readCount,
+        HEAD_BYTES,
+        REQUEST_AT + HEAD_BYTES,
+        more,
+      )
       if (copied !== more) return -Errno.EFAULT
     }
     request.bodyBytes = request.bodyTotalBytes
@@ -169,7 +185,7 @@ export class FuseServer implements Suspender {
     const fault = this.#takeBody(buffers)
     if (fault < 0) return fault
     if (this.#options.trace !== undefined)
-      this.#options.trace.request(this.#context.view, this.#context.bytes, REQUEST_AT, IN_HEADER_BYTES + request.bodyBytes)
+      this.#options.trace.request(this.#context.view, REQUEST_AT, IN_HEADER_BYTES + request.bodyBytes)
     if (!this.session.initialised && request.opcode !== Opcode.FUSE_INIT) return -Errno.EIO
     if (request.bodyBytes < operation.minBody) return -Errno.EINVAL
     if (request.replyRoom < operation.replyBytes) return -Errno.EINVAL
@@ -177,7 +193,10 @@ export class FuseServer implements Suspender {
     try {
       return operation.run(this.#call)
     } catch (cause) {
-      this.#options.onFault(`${opcodeName(request.opcode)} of node ${request.nodeid} failed inside the daemon`, cause)
+      this.#options.onFault(
+        `${opcodeName(request.opcode)} of node ${request.nodeid} failed inside the daemon`,
+        cause,
+      )
       return -Errno.EIO
     }
   }
@@ -202,7 +221,7 @@ export class FuseServer implements Suspender {
     if (outcome < 0) this.#countError(request.opcode)
     const total = OUT_HEADER_BYTES + body + inPlace
     writeOutHeader(view, REPLY_AT, total, outcome, request.uniqueLow, request.uniqueHigh)
-    this.#options.trace?.reply(request.opcode, request.uniqueLow, outcome, view, REPLY_AT + OUT_HEADER_BYTES, body)
+    this.#options.trace?.reply(request.opcode, view, REPLY_AT, OUT_HEADER_BYTES + body)
     const bytes = OUT_HEADER_BYTES + body
     const copied = this.#context.copyOut(buffers.writeFirst, buffers.writeCount, 0, REPLY_AT, bytes)
     if (copied === bytes) return total
@@ -277,10 +296,16 @@ export class FuseServer implements Suspender {
     const bytes = OUT_HEADER_BYTES + body
     const total = bytes + inPlace
     writeOutHeader(view, LATE_REPLY_AT, total, outcome, pending.uniqueLow, pending.uniqueHigh)
-    this.#options.trace?.reply(pending.opcode, pending.uniqueLow, outcome, view, LATE_REPLY_AT + OUT_HEADER_BYTES, body)
+    this.#options.trace?.reply(pending.opcode, view, LATE_REPLY_AT, OUT_HEADER_BYTES + body)
     for (let i = 0; i < pending.segmentCount * 2; i++)
       segments[this.#lateSegments * 2 + i] = pending.segments[i]!
-    const copied = this.#context.copyOut(this.#lateSegments, pending.segmentCount, 0, LATE_REPLY_AT, bytes)
+    const copied = this.#context.copyOut(
+      this.#lateSegments,
+      pending.segmentCount,
+      0,
+      LATE_REPLY_AT,
+      bytes,
+    )
     return copied === bytes ? total : 0
   }
 }
@@ -327,4 +352,3 @@ function copySegments(from: Float64Array, buffers: Buffers, to: Float64Array): n
   }
   return count
 }
-

@@ -210,8 +210,15 @@ function packageRoot(): string {
   return folder
 }
 
+/** A file of the installed package. */
+export function packageFile(...path: string[]): string {
+  return join(packageRoot(), ...path)
+}
+
 function load(): NativeModule {
-  const file = join(packageRoot(), 'native', 'build', 'Release', 'virtiofsd_native.node')
+  const file =
+    process.env.VIRTIOFSD_NATIVE ??
+    packageFile('native', 'build', 'Release', 'virtiofsd_native.node')
   try {
     return createRequire(import.meta.url)(file) as NativeModule
   } catch (cause) {

@@ -285,8 +285,9 @@ export class Context {
   fsync(fd: number, dataOnly: number): number {
     return this.#call2(this.raw.fsync, fd, dataOnly)
   }
-  syncfs(fd: number): number {
-    return this.#call1(this.raw.syncfs, fd)
+  /** syncfs(2); `andClose` 1 closes `fd` afterwards, whatever the result. */
+  syncfs(fd: number, andClose: number): number {
+    return this.#call2(this.raw.syncfs, fd, andClose)
   }
   /**
    * Reads directory entries (linux_dirent64) into the arena. With `seek` 1 the position is first set

@@ -1,0 +1,235 @@
+/**
+ * The device: serves the rings of one front-end connection. One thread, one loop: look at every ring,
+ * take what the pool has finished, spin a little, sleep in `wait`. It never turns the event loop.
+ */
+import type { FuseServer } from '../fuse/server.js'
+import { SUSPENDED, VIOLATION as FUSE_VIOLATION } from '../fuse/server.js'
+import type { Context } from '../native/context.js'
+import type { RingSetup, VhostDevice } from '../vhost/device.js'
+import type { Log } from '../vhost/session.js'
+import { type Chain, describeViolation } from '../virtio/chain.js'
+import { EMPTY, Virtqueue, VIOLATION } from '../virtio/virtqueue.js'
+import { AdaptivePolling } from './polling.js'
+
+/** Tokens of the event set. */
+export const Token = { socket: 0, stop: 1, listener: 2, firstRing: 16 } as const
+
+/** Requests of one ring served before its driver is signalled and the next ring has its turn. */
+const BATCH = 16
+/** Turns with ring work after which the socket is looked at all the same; a power of two. */
+const BUSY_TURNS = 32
+/** How often a ring without kick descriptor is looked at. */
+const POLLED_RING_MS = 1
+/** The same violation is logged once in this time. */
+const LOG_AGAIN_MS = 10_000
+
+export interface DeviceOptions {
+  readonly requestQueues: number
+  /** Longest spin before sleeping, microseconds; 0: never. */
+  readonly pollUs: number
+  readonly log: Log
+}
+
+/** Counters of the loop, for tests, benches and metrics. */
+export interface LoopCounters {
+  batches: number
+  requests: number
+  signals: number
+  sleeps: number
+  violations: number
+}
+
+export class Device implements VhostDevice {
+  readonly queues: readonly Virtqueue[]
+  readonly counters: LoopCounters = {
+    batches: 0,
+    requests: 0,
+    signals: 0,
+    sleeps: 0,
+    violations: 0,
+  }
+  readonly #context: Context
+  readonly #server: FuseServer
+  readonly #chain: Chain
+  readonly #log: Log
+  readonly #polling: AdaptivePolling
+  readonly #callFds: Int32Array
+  readonly #kickFds: Int32Array
+  readonly #loggedAt = new Map<string, number>()
+  #polledRings = 0
+  #busyTurns = 0
+
+  constructor(context: Context, chain: Chain, server: FuseServer, options: DeviceOptions) {
+    this.#context = context
+    this.#chain = chain
+    this.#server = server
+    this.#log = options.log
+    this.#polling = new AdaptivePolling(options.pollUs)
+    const count = 1 + options.requestQueues
+    this.queues = Array.from({ length: count }, (_, index) => new Virtqueue(context, chain, index))
+    this.#callFds = new Int32Array(count).fill(-1)
+    this.#kickFds = new Int32Array(count).fill(-1)
+  }
+
+  // --- what the session asks ----------------------------------------------------------------------
+
+  ringUp(index: number, setup: RingSetup): number {
+    const queue = this.queues[index]!
+    const fault = queue.start(setup)
+    if (fault < 0) return fault
+    this.#callFds[index] = setup.callFd
+    if (setup.kickFd < 0) {
+      this.#polledRings++
+    } else {
+      const watched = this.#context.raw.watchFd(setup.kickFd, Token.firstRing + index, true)
+      if (watched < 0) {
+        queue.stop()
+        return watched
+      }
+      this.#kickFds[index] = setup.kickFd
+    }
+    return 0
+  }
+
+  ringCall(index: number, callFd: number): void {
+    // The former descriptor's number may be used again: what is known of it must go.
+    this.#context.raw.unwatchFd(this.#callFds[index]!)
+    this.#callFds[index] = callFd
+  }
+
+  ringDown(index: number): number {
+    const queue = this.queues[index]!
+    while (this.#server.inFlight(index) > 0) {
+      this.#context.wait(-1, 0)
+      this.#reap()
+    }
+    this.#signal(index)
+    const base = queue.stop()
+    if (this.#kickFds[index]! >= 0) this.#context.raw.unwatchFd(this.#kickFds[index]!)
+    else this.#polledRings--
+    this.#context.raw.unwatchFd(this.#callFds[index]!)
+    this.#kickFds[index] = -1
+    this.#callFds[index] = -1
+    return base
+  }
+
+  guestGone(): void {
+    this.#server.fs.destroy()
+    this.#server.session.reset()
+  }
+
+  /** A suspended request was answered. */
+  completed(queue: number, head: number, written: number): void {
+    this.queues[queue]!.push(head, written)
+  }
+
+  // --- the loop -----------------------------------------------------------------------------------
+
+  /**
+   * Serves rings until a descriptor other than a kick is ready; returns how many tokens are in
+   * `context.ready` (0: nothing but ring work, call again).
+   */
+  turn(): number {
+    let worked = this.#serve()
+    if (this.#reap()) worked = true
+    // While there is work, the other descriptors have their turn now and then.
+    if (worked) return (++this.#busyTurns & (BUSY_TURNS - 1)) === 0 ? this.#context.wait(0, 0) : 0
+    const { spinUs } = this.#polling
+    if (spinUs > 0) {
+      const ready = this.#context.wait(0, spinUs)
+      if (ready > 0 || this.#anyPending()) return ready
+      this.#polling.spunInVain()
+    }
+    return this.#sleep()
+  }
+
+  #anyPending(): boolean {
+    for (const queue of this.queues) if (queue.pending()) return true
+    return false
+  }
+
+  #sleep(): number {
+    let missed = false
+    for (const queue of this.queues) if (queue.enableKicks()) missed = true
+    if (missed) {
+      for (const queue of this.queues) queue.disableKicks()
+      return 0
+    }
+    this.counters.sleeps++
+    const before = performance.now()
+    const ready = this.#context.wait(this.#polledRings > 0 ? POLLED_RING_MS : -1, 0)
+    this.#polling.slept((performance.now() - before) * 1000)
+    for (const queue of this.queues) queue.disableKicks()
+    return ready
+  }
+
+  /** One batch of every ring. True when there was anything to do. */
+  #serve(): boolean {
+    let worked = false
+    for (let index = 0; index < this.queues.length; index++) {
+      if (!this.queues[index]!.pending()) continue
+      worked = true
+      this.#serveBatch(index)
+    }
+    return worked
+  }
+
+  #serveBatch(index: number): void {
+    const queue = this.queues[index]!
+    this.counters.batches++
+    for (let i = 0; i < BATCH; i++) {
+      const head = queue.pop()
+      if (head === EMPTY) break
+      this.counters.requests++
+      if (head === VIOLATION) {
+        this.#chainViolation(queue)
+        continue
+      }
+      const written = this.#server.handle(index, head, this.#chain)
+      if (written === SUSPENDED) continue
+      if (written === FUSE_VIOLATION) this.#report(index, this.#server.violation)
+      queue.push(head, written === FUSE_VIOLATION ? 0 : written)
+    }
+    this.#signal(index)
+  }
+
+  #signal(index: number): void {
+    if (!this.queues[index]!.needsSignal() || this.#callFds[index]! < 0) return
+    this.counters.signals++
+    const fault = this.#context.eventSignal(this.#callFds[index]!)
+    if (fault < 0)
+      this.#report(index, `the call descriptor does not take signals (errno ${-fault})`)
+  }
+
+  /** Takes what the pool has finished. True when there was anything. */
+  #reap(): boolean {
+    let token = this.#context.reap()
+    if (token < 0) return false
+    while (token >= 0) {
+      this.#server.complete(token, this.#context.reapedResult)
+      token = this.#context.reap()
+    }
+    for (let index = 0; index < this.queues.length; index++) this.#signal(index)
+    return true
+  }
+
+  #chainViolation(queue: Virtqueue): void {
+    this.#report(queue.index, describeViolation(queue.violation))
+    if (queue.violationHead >= 0) queue.push(queue.violationHead, 0)
+    else if (queue.broken)
+      this.#log(
+        'error',
+        `queue ${queue.index} is left alone until the guest resets it: its avail index is impossible`,
+      )
+  }
+
+  #report(index: number, what: string): void {
+    this.counters.violations++
+    const now = performance.now()
+    const key = `${index} ${what}`
+    if (now - (this.#loggedAt.get(key) ?? Number.NEGATIVE_INFINITY) < LOG_AGAIN_MS) return
+    if (this.#loggedAt.size > 256) this.#loggedAt.clear()
+    this.#loggedAt.set(key, now)
+    this.#log('warn', `queue ${index}: the guest broke the protocol: ${what}`)
+  }
+}

@@ -1,0 +1,263 @@
+/** OPEN to RELEASE of files, and their data. */
+import { Errno } from '../../../protocol/errno.js'
+import {
+  O_ACCMODE,
+  O_APPEND,
+  O_CREAT,
+  O_DIRECT,
+  O_DSYNC,
+  O_EXCL,
+  O_NOATIME,
+  O_NOCTTY,
+  O_NOFOLLOW,
+  O_NONBLOCK,
+  O_PATH,
+  O_RDWR,
+  O_SYNC,
+  O_TRUNC,
+  O_WRONLY,
+  RWF_NOWAIT,
+  S_IFDIR,
+  S_IFREG,
+  S_ISGID,
+  S_ISUID,
+  S_IXGRP,
+  SEEK_DATA,
+  SEEK_HOLE,
+} from '../../../protocol/linux/constants.js'
+import { STATX_MODE, STATX_TYPE, statx } from '../../../protocol/linux/statx.js'
+import { native, PoolCall } from '../../native/addon.js'
+import { EMPTY_PATH } from '../../native/context.js'
+import { type Outcome, PENDING } from '../../vfs/filesystem.js'
+import type { OpenReply } from '../../vfs/replies.js'
+import type { Payload, Request } from '../../vfs/request.js'
+import { HostHandle } from './handles.js'
+import type { HostNode } from './nodes.js'
+import type { HostState } from './state.js'
+
+/** Flags that make or look at names, or that only matter to the guest's own process. */
+const NOT_FOR_THE_HOST = O_CREAT | O_EXCL | O_NOCTTY | O_NOFOLLOW | O_NONBLOCK | O_PATH
+
+/** open(2) flags for the host file, from the guest's. */
+export function hostOpenFlags(host: HostState, flags: number): number {
+  let wanted = flags & ~NOT_FOR_THE_HOST
+  if (!host.options.allowDirectIo) wanted &= ~O_DIRECT
+  if (!host.options.preserveNoatime) wanted &= ~O_NOATIME
+  if (host.negotiated?.writeback === true) {
+    // Dirty pages are read back to be completed, and land where the guest says, not at the end.
+    if ((wanted & O_ACCMODE) === O_WRONLY) wanted = (wanted & ~O_ACCMODE) | O_RDWR
+    wanted &= ~O_APPEND
+  }
+  return wanted
+}
+
+/** What a bad node type answers to OPEN: a device or a FIFO must never be opened on the host. */
+export function openableFault(node: HostNode): number {
+  if (node.type === S_IFREG) return 0
+  return node.type === S_IFDIR ? -Errno.EISDIR : -Errno.ENXIO
+}
+
+/** Takes over `fd`, opened with the guest's `flags`: fills `opened`, or closes it and returns -errno. */
+export function adoptFile(
+  host: HostState,
+  node: HostNode,
+  fd: number,
+  flags: number,
+  opened: OpenReply,
+): Outcome {
+  const kind = host.mounts.kindOf(node.mount, fd)
+  const slowWrites =
+    ((flags & O_DIRECT) !== 0 && host.options.allowDirectIo) || (flags & (O_SYNC | O_DSYNC)) !== 0
+  const fh = host.addHandle(new HostHandle(node, fd, false, kind, slowWrites))
+  if (fh < 0) return fh
+  opened.fh = fh
+  const { cache } = host.options
+  opened.directIo =
+    cache === 'never' ||
+    cache === 'metadata' ||
+    ((flags & O_DIRECT) !== 0 && host.options.allowDirectIo)
+  opened.keepCache = cache === 'always'
+  // Nothing waits for a close on a local file system; remote ones report write errors there.
+  opened.noFlush = kind !== 'remote'
+  opened.parallelDirectWrites = opened.directIo
+  return 0
+}
+
+export function open(
+  host: HostState,
+  node: HostNode,
+  flags: number,
+  killSuid: boolean,
+  opened: OpenReply,
+): Outcome {
+  const fault = openableFault(node)
+  if (fault < 0) return fault
+  const path = host.nodes.fdOf(node)
+  if (path < 0) return path
+  let fd = host.context.reopen(path, hostOpenFlags(host, flags))
+  if (fd === -Errno.EMFILE && host.nodes.relieve()) {
+    const again = host.nodes.fdOf(node)
+    fd = again < 0 ? again : host.context.reopen(again, hostOpenFlags(host, flags))
+  }
+  if (fd < 0) return fd === -Errno.EMFILE ? -Errno.ENFILE : fd
+  if (killSuid && (flags & O_TRUNC) !== 0) dropSetId(host, fd)
+  return adoptFile(host, node, fd, flags, opened)
+}
+
+/** Clears set-user-id, and set-group-id where it means that, as a write by an ordinary user does. */
+export function dropSetId(host: HostState, fd: number): void {
+  const { context, statAt } = host
+  if (context.statx(fd, EMPTY_PATH, 0, STATX_TYPE | STATX_MODE, statAt) < 0) return
+  const mode = statx.f.stx_mode.get(context.view, statAt)
+  let kept = mode & 0o7777 & ~S_ISUID
+  if ((mode & (S_ISGID | S_IXGRP)) === (S_ISGID | S_IXGRP)) kept &= ~S_ISGID
+  if (kept !== (mode & 0o7777)) context.chmod(fd, kept)
+}
+
+/** Hands a call to the pool on behalf of `request`; PENDING, or why it cannot be. */
+function inPool(
+  request: Request,
+  call: PoolCall,
+  a: number,
+  b = 0,
+  c = 0,
+  d = 0,
+  e = 0,
+  f = 0,
+  g = 0,
+): Outcome {
+  const token = request.suspend()
+  if (token < 0) return token
+  const fault = request.context.submit(call, token, a, b, c, d, e, f, g)
+  if (fault >= 0) return PENDING
+  request.cancel(token)
+  return fault
+}
+
+export function read(
+  host: HostState,
+  request: Request,
+  fh: number,
+  offset: number,
+  into: Payload,
+): Outcome {
+  const handle = host.handle(fh, false)
+  if (handle === undefined) return -Errno.EBADF
+  const { first, count, skip, bytes } = into
+  const { context } = host
+  if (handle.kind === 'memory')
+    return context.readv(handle.fd, first, count, skip, bytes, offset, 0)
+  if (handle.kind === 'disk' && !handle.noNowait) {
+    const done = readNow(host, handle, offset, into)
+    if (done !== -Errno.EAGAIN) return done
+  }
+  return inPool(request, PoolCall.readv, handle.fd, first, count, skip, bytes, offset, 0)
+}
+
+/** Reads what is in the page cache: all of it, or up to the end of the file, or -EAGAIN. */
+function readNow(host: HostState, handle: HostHandle, offset: number, into: Payload): Outcome {
+  const { first, count, skip, bytes } = into
+  let done = 0
+  while (done < bytes) {
+    const got = host.context.readv(
+      handle.fd,
+      first,
+      count,
+      skip + done,
+      bytes - done,
+      offset + done,
+      RWF_NOWAIT,
+    )
+    if (got === -Errno.EOPNOTSUPP) {
+      handle.noNowait = true
+      return -Errno.EAGAIN
+    }
+    if (got < 0) return got
+    // Short is not yet the end: it may be a page that is not cached. Zero is.
+    if (got === 0) break
+    done += got
+  }
+  return done
+}
+
+export function write(
+  host: HostState,
+  request: Request,
+  fh: number,
+  offset: number,
+  from: Payload,
+  killSuid: boolean,
+): Outcome {
+  const handle = host.handle(fh, false)
+  if (handle === undefined) return -Errno.EBADF
+  if (killSuid) dropSetId(host, handle.fd)
+  const { first, count, skip, bytes } = from
+  if (handle.kind === 'remote' || handle.slowWrites)
+    return inPool(request, PoolCall.writev, handle.fd, first, count, skip, bytes, offset, 0)
+  return host.context.writev(handle.fd, first, count, skip, bytes, offset, 0)
+}
+
+/** Write errors of a remote file system, which a close there would report, come out here. */
+export function flush(host: HostState, request: Request, fh: number): Outcome {
+  const handle = host.handle(fh, false)
+  if (handle === undefined) return -Errno.EBADF
+  if (handle.kind !== 'remote') return 0
+  const second = native.dupFd(handle.fd)
+  return second < 0 ? second : inPool(request, PoolCall.close, second)
+}
+
+export function release(host: HostState, fh: number, directory: boolean): Outcome {
+  const handle = host.handle(fh, directory)
+  if (handle === undefined) return -Errno.EBADF
+  host.handles.remove(fh)
+  host.closeHandle(handle)
+  return 0
+}
+
+export function fsync(
+  host: HostState,
+  request: Request,
+  fh: number,
+  directory: boolean,
+  dataOnly: boolean,
+): Outcome {
+  const handle = host.handle(fh, directory)
+  if (handle === undefined) return -Errno.EBADF
+  if (handle.kind === 'memory') return host.context.fsync(handle.fd, dataOnly ? 1 : 0)
+  return inPool(request, PoolCall.fsync, handle.fd, dataOnly ? 1 : 0)
+}
+
+export function lseek(host: HostState, fh: number, offset: number, whence: number): Outcome {
+  const handle = host.handle(fh, false)
+  if (handle === undefined) return -Errno.EBADF
+  if (whence !== SEEK_DATA && whence !== SEEK_HOLE) return -Errno.EINVAL
+  return host.context.lseek(handle.fd, offset, whence)
+}
+
+export function fallocate(
+  host: HostState,
+  request: Request,
+  fh: number,
+  offset: number,
+  length: number,
+  mode: number,
+): Outcome {
+  const handle = host.handle(fh, false)
+  if (handle === undefined) return -Errno.EBADF
+  return inPool(request, PoolCall.fallocate, handle.fd, mode, offset, length)
+}
+
+export function copyFileRange(
+  host: HostState,
+  request: Request,
+  fhIn: number,
+  offsetIn: number,
+  fhOut: number,
+  offsetOut: number,
+  length: number,
+): Outcome {
+  const from = host.handle(fhIn, false)
+  const to = host.handle(fhOut, false)
+  if (from === undefined || to === undefined) return -Errno.EBADF
+  return inPool(request, PoolCall.copyFileRange, from.fd, offsetIn, to.fd, offsetOut, length)
+}

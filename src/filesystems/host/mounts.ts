@@ -1,0 +1,52 @@
+/** What kind of file system lies below: whether its file I/O can block on more than a local disk. */
+import type { Context } from '../../native/context.js'
+import { OTHER_AT } from './scratch.js'
+
+/**
+ * How READ and WRITE of a file are carried out:
+ * - `memory`: the data is always there (tmpfs, ramfs): inline;
+ * - `disk`: reads are tried with RWF_NOWAIT first, what would wait goes to the pool; buffered writes
+ *   are inline, as they end in the page cache;
+ * - `remote`: everything goes to the pool.
+ */
+export type MountKind = 'memory' | 'disk' | 'remote'
+
+/** f_type of statfs(2) (include/uapi/linux/magic.h and the file systems' own). */
+const KINDS = new Map<number, MountKind>([
+  [0x01021994, 'memory'], // tmpfs
+  [0x858458f6, 'memory'], // ramfs
+  [0x958458f6, 'memory'], // hugetlbfs
+  [0x6969, 'remote'], // nfs
+  [0xff534d42, 'remote'], // cifs
+  [0xfe534d42, 'remote'], // smb2
+  [0x65735546, 'remote'], // fuse
+  [0x00c36400, 'remote'], // ceph
+  [0x01021997, 'remote'], // 9p
+  [0x5346414f, 'remote'], // afs
+  [0x0bd00bd0, 'remote'], // lustre
+  [0x47504653, 'remote'], // gpfs
+])
+
+export class Mounts {
+  readonly #kinds = new Map<number, MountKind>()
+  readonly #context: Context
+  readonly #scratchAt: number
+
+  constructor(context: Context, scratchAt: number) {
+    this.#context = context
+    this.#scratchAt = scratchAt
+  }
+
+  /** The kind of mount `mount` (statx mount id), asked of `fd` the first time. */
+  kindOf(mount: number, fd: number): MountKind {
+    const known = this.#kinds.get(mount)
+    if (known !== undefined) return known
+    const at = this.#scratchAt + OTHER_AT
+    let kind: MountKind = 'disk'
+    // f_type is the first word (a long on 64-bit machines).
+    if (this.#context.statfs(fd, at) >= 0)
+      kind = KINDS.get(this.#context.view.getUint32(at, true)) ?? 'disk'
+    this.#kinds.set(mount, kind)
+    return kind
+  }
+}

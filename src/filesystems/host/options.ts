@@ -1,0 +1,43 @@
+/** Options of the host back end, by the names of the command line. */
+
+/** Meanings as in Rust virtiofsd: how long the guest may answer from its own caches. */
+export type CacheMode = 'never' | 'metadata' | 'auto' | 'always'
+
+export interface HostOptions {
+  /** The shared directory. */
+  readonly sharedDir: string
+  readonly cache: CacheMode
+  /** Extended attributes pass through; otherwise the guest is told there are none. */
+  readonly xattr: boolean
+  readonly posixAcl: boolean
+  readonly readOnly: boolean
+  /** O_DIRECT of the guest reaches the host file. */
+  readonly allowDirectIo: boolean
+  readonly securityContext: boolean
+  /** O_NOATIME of the guest is kept; otherwise dropped (it needs to own the file). */
+  readonly preserveNoatime: boolean
+  /** Node descriptors kept open at most; others are opened again when needed. */
+  readonly nodeDescriptors: number
+  /** Open files and directories at most; past it ENFILE. */
+  readonly openFiles: number
+}
+
+export const DEFAULT_HOST_OPTIONS: Omit<HostOptions, 'sharedDir'> = {
+  cache: 'auto',
+  xattr: false,
+  posixAcl: false,
+  readOnly: false,
+  allowDirectIo: false,
+  securityContext: false,
+  preserveNoatime: false,
+  nodeDescriptors: 4096,
+  openFiles: 65536,
+}
+
+/** Seconds that names and attributes may be cached; `metadata` caches no data. */
+export const CACHE_SECONDS: Readonly<Record<CacheMode, number>> = {
+  never: 0,
+  metadata: 86400,
+  auto: 1,
+  always: 86400,
+}
