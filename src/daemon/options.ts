@@ -98,7 +98,7 @@ const FLAGS: Readonly<Record<string, Flag>> = {
   'num-request-queues': {
     type: 'string',
     value: 'N',
-    help: 'request queues to serve, 1 to 64 (default 64; the front end uses as many as it has)',
+    help: 'request queues that --tag announces, 1 to 64 (default 1); without --tag the front end decides',
     own: true,
   },
   'poll-us': {
@@ -167,7 +167,7 @@ export function parseOptions(argv: readonly string[]): DaemonOptions | 'help' | 
     fd,
     tag: checkedTag(text('tag')),
     cache: oneOf(text('cache') ?? 'auto', '--cache', CACHE_MODES) as CacheMode,
-    numRequestQueues: wholeNumber(text('num-request-queues'), '--num-request-queues', 1, 64) ?? 64,
+    numRequestQueues: wholeNumber(text('num-request-queues'), '--num-request-queues', 1, 64) ?? 1,
     pollUs: wholeNumber(text('poll-us'), '--poll-us', 0, 1_000_000) ?? DEFAULT_POLL_US,
     threadPoolSize:
       wholeNumber(text('thread-pool-size'), '--thread-pool-size', 0, 256) ?? DEFAULT_POOL_THREADS,

@@ -4,6 +4,7 @@
  */
 import type { FuseServer } from '../fuse/server.js'
 import { SUSPENDED, VIOLATION as FUSE_VIOLATION } from '../fuse/server.js'
+import { MAX_RINGS } from '../native/addon.js'
 import type { Context } from '../native/context.js'
 import type { RingSetup, VhostDevice } from '../vhost/device.js'
 import type { Log } from '../vhost/session.js'
@@ -24,7 +25,6 @@ const POLLED_RING_MS = 1
 const LOG_AGAIN_MS = 10_000
 
 export interface DeviceOptions {
-  readonly requestQueues: number
   /** Longest spin before sleeping, microseconds; 0: never. */
   readonly pollUs: number
   readonly log: Log
@@ -56,6 +56,8 @@ export class Device implements VhostDevice {
   readonly #callFds: Int32Array
   readonly #kickFds: Int32Array
   readonly #loggedAt = new Map<string, number>()
+  /** Queues that are up, in the order of their numbers. */
+  #serving: Virtqueue[] = []
   #polledRings = 0
   #busyTurns = 0
 
@@ -65,7 +67,7 @@ export class Device implements VhostDevice {
     this.#server = server
     this.#log = options.log
     this.#polling = new AdaptivePolling(options.pollUs)
-    const count = 1 + options.requestQueues
+    const count = MAX_RINGS
     this.queues = Array.from({ length: count }, (_, index) => new Virtqueue(context, chain, index))
     this.#callFds = new Int32Array(count).fill(-1)
     this.#kickFds = new Int32Array(count).fill(-1)
@@ -88,6 +90,7 @@ export class Device implements VhostDevice {
       }
       this.#kickFds[index] = setup.kickFd
     }
+    this.#serving = this.queues.filter(other => other.up)
     return 0
   }
 
@@ -105,6 +108,7 @@ export class Device implements VhostDevice {
     }
     this.#signal(index)
     const base = queue.stop()
+    this.#serving = this.queues.filter(other => other.up)
     if (this.#kickFds[index]! >= 0) this.#context.raw.unwatchFd(this.#kickFds[index]!)
     else this.#polledRings--
     this.#context.raw.unwatchFd(this.#callFds[index]!)
@@ -144,38 +148,39 @@ export class Device implements VhostDevice {
   }
 
   #anyPending(): boolean {
-    for (const queue of this.queues) if (queue.pending()) return true
+    for (const queue of this.#serving) if (queue.pending()) return true
     return false
   }
 
   #sleep(): number {
     let missed = false
-    for (const queue of this.queues) if (queue.enableKicks()) missed = true
+    for (const queue of this.#serving) if (queue.enableKicks()) missed = true
     if (missed) {
-      for (const queue of this.queues) queue.disableKicks()
+      for (const queue of this.#serving) queue.disableKicks()
       return 0
     }
     this.counters.sleeps++
     const before = performance.now()
     const ready = this.#context.wait(this.#polledRings > 0 ? POLLED_RING_MS : -1, 0)
     this.#polling.slept((performance.now() - before) * 1000)
-    for (const queue of this.queues) queue.disableKicks()
+    for (const queue of this.#serving) queue.disableKicks()
     return ready
   }
 
   /** One batch of every ring. True when there was anything to do. */
   #serve(): boolean {
     let worked = false
-    for (let index = 0; index < this.queues.length; index++) {
-      if (!this.queues[index]!.pending()) continue
+    for (let i = 0; i < this.#serving.length; i++) {
+      const queue = this.#serving[i]!
+      if (!queue.pending()) continue
       worked = true
-      this.#serveBatch(index)
+      this.#serveBatch(queue)
     }
     return worked
   }
 
-  #serveBatch(index: number): void {
-    const queue = this.queues[index]!
+  #serveBatch(queue: Virtqueue): void {
+    const { index } = queue
     this.counters.batches++
     for (let i = 0; i < BATCH; i++) {
       const head = queue.pop()
@@ -209,7 +214,7 @@ export class Device implements VhostDevice {
       this.#server.complete(token, this.#context.reapedResult)
       token = this.#context.reap()
     }
-    for (let index = 0; index < this.queues.length; index++) this.#signal(index)
+    for (let i = 0; i < this.#serving.length; i++) this.#signal(this.#serving[i]!.index)
     return true
   }
 

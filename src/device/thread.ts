@@ -81,7 +81,6 @@ function serve(context: Context, fs: HostFileSystem, options: ThreadOptions, log
     trace: options.logLevel === 'trace' ? tracer(log) : undefined,
   })
   device = new Device(context, new Chain(context, TABLE_AT, TABLE_BYTES), server, {
-    requestQueues: options.requestQueues,
     pollUs: options.pollUs,
     log,
   })

@@ -185,7 +185,11 @@ export class FuseServer implements Suspender {
     const fault = this.#takeBody(buffers)
     if (fault < 0) return fault
     if (this.#options.trace !== undefined)
-      this.#options.trace.request(this.#context.view, REQUEST_AT, IN_HEADER_BYTES + request.bodyBytes)
+      this.#options.trace.request(
+        this.#context.view,
+        REQUEST_AT,
+        IN_HEADER_BYTES + request.bodyBytes,
+      )
     if (!this.session.initialised && request.opcode !== Opcode.FUSE_INIT) return -Errno.EIO
     if (request.bodyBytes < operation.minBody) return -Errno.EINVAL
     if (request.replyRoom < operation.replyBytes) return -Errno.EINVAL

@@ -35,7 +35,7 @@ import {
   VRING_MAX_SIZE,
   VRING_USED_ALIGN,
 } from '../../protocol/virtio/ring.js'
-import { native } from '../native/addon.js'
+import { MAX_RINGS, native } from '../native/addon.js'
 import type { Context } from '../native/context.js'
 import { Connection } from './connection.js'
 import type { VhostDevice } from './device.js'
@@ -47,7 +47,7 @@ export type Log = (level: LogLevel, message: string) => void
 export interface SessionOptions {
   /** Connected, non-blocking; closed by the caller after `close`. */
   readonly socketFd: number
-  /** 1 to 64. */
+  /** What config space says, 1 to 64; as many as there can be are served. */
   readonly requestQueues: number
   /** With a tag the session offers config space (and only then: QEMU 7.1 to 8.0 fails on it). */
   readonly tag?: string | undefined
@@ -84,7 +84,7 @@ export class VhostUserSession {
     this.#device = device
     this.#log = options.log
     this.connection = new Connection(context, arenaAt, options.socketFd)
-    this.rings = Array.from({ length: 1 + options.requestQueues }, () => new Vring())
+    this.rings = Array.from({ length: MAX_RINGS }, () => new Vring())
     this.#config =
       options.tag === undefined ? undefined : encodeConfig(options.tag, options.requestQueues)
     this.#offered =

@@ -12,7 +12,8 @@ export class Caller {
   readonly #ownUid: number
   readonly #ownGid: number
   #switched = false
-  #masked = false
+  /** The thread's umask as it is; it only matters while something is created. */
+  #umask = 0
 
   constructor(context: Context) {
     this.#context = context
@@ -39,15 +40,15 @@ export class Caller {
       if (count < 0 && uid !== this.#ownUid)
         this.#context.setEffectiveCapability(CAP_DAC_OVERRIDE, 1)
     }
-    this.#masked = request.umask !== 0
-    if (this.#masked) this.#context.umask(request.umask)
+    if (request.umask !== this.#umask) {
+      this.#context.umask(request.umask)
+      this.#umask = request.umask
+    }
     return 0
   }
 
   leave(): void {
-    if (this.#masked) this.#context.umask(0)
     if (this.#switched) this.#context.restoreCredentials()
-    this.#masked = false
     this.#switched = false
   }
 }
