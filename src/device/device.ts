@@ -130,14 +130,15 @@ export class Device implements VhostDevice {
   // --- the loop -----------------------------------------------------------------------------------
 
   /**
-   * Serves rings until a descriptor other than a kick is ready; returns how many tokens are in
-   * `context.ready` (0: nothing but ring work, call again).
+   * Serves what the rings hold; with nothing to do it waits, unless `mayWait` is false. Returns how many
+   * tokens are in `context.ready` (0: nothing but ring work, call again).
    */
-  turn(): number {
+  turn(mayWait = true): number {
     let worked = this.#serve()
     if (this.#reap()) worked = true
     // While there is work, the other descriptors have their turn now and then.
     if (worked) return (++this.#busyTurns & (BUSY_TURNS - 1)) === 0 ? this.#context.wait(0, 0) : 0
+    if (!mayWait) return this.#context.wait(0, 0)
     const { spinUs } = this.#polling
     if (spinUs > 0) {
       const ready = this.#context.wait(0, spinUs)

@@ -63,6 +63,7 @@ function main(options: ThreadOptions): void {
     return
   }
   const violation = serve(context, fs, options, log)
+  fs.dispose()
   context.dispose()
   post({ type: 'ended', violation })
 }

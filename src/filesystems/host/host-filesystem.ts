@@ -94,6 +94,12 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
     nodes.clear()
   }
 
+  /** After `destroy`: closes the shared directory too. The back end is of no use any more. */
+  dispose(): void {
+    this.destroy()
+    this.#host.nodes.closeRoot()
+  }
+
   #node(nodeid: number): HostNode | undefined {
     return this.#host.nodes.get(nodeid)
   }

@@ -94,6 +94,11 @@ export class HostNodes {
     return 0
   }
 
+  closeRoot(): void {
+    if (this.root.fd >= 0) this.#context.close(this.root.fd)
+    this.root.fd = -1
+  }
+
   /** Descriptors kept open for nodes. */
   get openDescriptors(): number {
     return this.#open.length + 1
