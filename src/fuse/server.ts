@@ -82,6 +82,8 @@ export class FuseServer implements Suspender {
   #queue = 0
   #head = 0
   #suspended = false
+  /** Only the first bytes of the request could be copied. */
+  #headCut = false
 
   constructor(context: Context, fs: FileSystem, options: ServerOptions) {
     this.#context = context
@@ -126,15 +128,12 @@ export class FuseServer implements Suspender {
 
   /** Copies the head of the request and decodes fuse_in_header. 0, or VIOLATION. */
   #takeHeader(buffers: Buffers): number {
-    const { readFirst, readCount, readBytes } = buffers
+    const { readBytes } = buffers
     if (readBytes < IN_HEADER_BYTES) return this.#violate(`a request of ${readBytes} bytes`)
-    const copied = this.#context.copyIn(
-      readFirst,
-      readCount,
-      0,
-      REQUEST_AT,
-      Math.min(readBytes, HEAD_BYTES),
-    )
+    let copied = this.#copyHead(buffers, HEAD_BYTES)
+    // The data of a WRITE may lie outside guest memory: then that WRITE fails, by its own rules.
+    this.#headCut = copied < 0
+    if (this.#headCut) copied = this.#copyHead(buffers, IN_HEADER_BYTES + fuse_write_in.SIZE)
     if (copied < IN_HEADER_BYTES) return this.#violate('a request outside guest memory')
     const { view } = this.#context
     const request = this.#request
@@ -152,6 +151,10 @@ export class FuseServer implements Suspender {
     return 0
   }
 
+  #copyHead({ readFirst, readCount, readBytes }: Buffers, most: number): number {
+    return this.#context.copyIn(readFirst, readCount, 0, REQUEST_AT, Math.min(readBytes, most))
+  }
+
   /** Brings the rest of the body to the arena and cuts it to the header's `len`. 0 or -errno. */
   #takeBody(buffers: Buffers): number {
     const { view } = this.#context
@@ -163,6 +166,7 @@ export class FuseServer implements Suspender {
       request.bodyBytes = Math.min(request.bodyTotalBytes, fuse_write_in.SIZE)
       return 0
     }
+    if (this.#headCut) return -Errno.EFAULT
     if (length > HEAD_BYTES) {
       if (length > REQUEST_BYTES) return -Errno.E2BIG
       const { readFirst, readCount } = buffers
