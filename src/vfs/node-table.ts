@@ -3,8 +3,8 @@
  * (20 bits, so below 2^53): a guest that names a node it has forgotten gets nothing, not the node that
  * took the slot over. The root has slot 1, generation 0, for ever.
  *
- * A node goes when the guest's lookups and our own holds (children that name their parent) are both
- * gone. `get` answers only while there are lookups.
+ * A node goes when the guest's lookups and our own holds (children that name their parent, directory
+ * entries, open files) are both gone. `get` answers only while there are lookups.
  */
 import { ROOT_NODEID } from './filesystem.js'
 
@@ -39,7 +39,7 @@ export class NodeTable<N extends NodeBase> {
     node.holds = 1
   }
 
-  /** The node a guest names, or undefined for anything it may not name. */
+  /** The node a guest names, or undefined for anything it may not name: any number is safe. */
   get(nodeid: number): N | undefined {
     const node = this.#slots[nodeid % TWO32]
     return node !== undefined && node.nodeid === nodeid && node.lookups > 0 ? node : undefined
@@ -61,10 +61,10 @@ export class NodeTable<N extends NodeBase> {
     node.lookups++
   }
 
-  /** Takes back lookups, at most all of them. True when the node left the table. */
+  /** Takes back lookups; more than there are count as all. True when the node left the table. */
   forget(node: N, nlookup: number): boolean {
     if (node.nodeid === ROOT_NODEID) return false
-    node.lookups = Math.max(node.lookups - nlookup, 0)
+    node.lookups = nlookup < node.lookups ? node.lookups - nlookup : 0
     return this.#collect(node)
   }
 
@@ -76,6 +76,15 @@ export class NodeTable<N extends NodeBase> {
   unhold(node: N): boolean {
     node.holds--
     return this.#collect(node)
+  }
+
+  /**
+   * Takes back every lookup but the root's. `gone` sees each node that leaves the table by that; when it
+   * ends holds of others, it also hears of those by the answer of `unhold`.
+   */
+  forgetAll(gone: (node: N) => void): void {
+    for (const node of this.#slots)
+      if (node !== undefined && this.forget(node, node.lookups)) gone(node)
   }
 
   #collect(node: N): boolean {
