@@ -7,6 +7,7 @@
         "addon.cc",
         "context.cc",
         "guest_memory.cc",
+        "memory_guard.cc",
         "event_wait.cc",
         "unix_socket.cc",
         "fs_calls.cc",

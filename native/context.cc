@@ -4,6 +4,7 @@
 #include "context.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <grp.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -120,13 +121,14 @@ const HotCall kCoreCalls[] = {
 size_t roundUp(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
 
 void rememberCredentials(Context& c) {
-  c.baseUid = static_cast<uint32_t>(syscall(SYS_geteuid));
-  c.baseGid = static_cast<uint32_t>(syscall(SYS_getegid));
+  c.credentials.uid = static_cast<uint32_t>(syscall(SYS_geteuid));
+  c.credentials.gid = static_cast<uint32_t>(syscall(SYS_getegid));
   const long count = syscall(SYS_getgroups, 0, nullptr);
   if (count > 0) {
-    c.baseGroups.resize(static_cast<size_t>(count));
-    const long got = syscall(SYS_getgroups, static_cast<int>(count), c.baseGroups.data());
-    c.baseGroups.resize(got > 0 ? static_cast<size_t>(got) : 0);
+    std::vector<uint32_t>& groups = c.credentials.groups;
+    groups.resize(static_cast<size_t>(count));
+    const long got = syscall(SYS_getgroups, static_cast<int>(count), groups.data());
+    groups.resize(got > 0 ? static_cast<size_t>(got) : 0);
   }
 }
 
@@ -135,12 +137,13 @@ void rememberCredentials(Context& c) {
 void disposeContext(Context& c) {
   if (c.disposed) return;
   stopPool(c);
+  c.pool.reset();
   releaseGuestMemory(c);
   c.disposed = true;
-  if (c.epoll >= 0) close(c.epoll);
-  if (c.pool.doneEvent >= 0) close(c.pool.doneEvent);
-  c.epoll = -1;
-  c.pool.doneEvent = -1;
+  for (int* fd : {&c.epoll, &c.procFds}) {
+    if (*fd >= 0) close(*fd);
+    *fd = -1;
+  }
   c.watched.clear();
 }
 
@@ -160,18 +163,20 @@ napi_value createContext(napi_env env, napi_callback_info info) {
   c.env = env;
   c.arenaBytes = arenaBytes;
   c.maxSegments = maxSegments;
-  c.pool.limit = poolThreads;
+  c.pool = std::make_shared<Pool>();
+  c.pool->limit = poolThreads;
 
   const size_t segmentBytes = roundUp(maxSegments * 2 * sizeof(double), 64);
   const size_t mailBytes = 4096;
   owner->sharedBytes = roundUp(arenaBytes + segmentBytes + mailBytes, 4096);
   void* shared = mmap(nullptr, owner->sharedBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   c.epoll = epoll_create1(EPOLL_CLOEXEC);
-  c.pool.doneEvent = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (shared == MAP_FAILED || c.epoll < 0 || c.pool.doneEvent < 0) {
+  c.pool->doneEvent = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  c.procFds = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
+  if (shared == MAP_FAILED || c.epoll < 0 || c.pool->doneEvent < 0 || c.procFds < 0) {
     const int code = errno;
     if (c.epoll >= 0) close(c.epoll);
-    if (c.pool.doneEvent >= 0) close(c.pool.doneEvent);
+    if (c.procFds >= 0) close(c.procFds);
     if (shared != MAP_FAILED) munmap(shared, owner->sharedBytes);
     delete owner;
     napi_throw_error(env, nullptr, (std::string("createContext: ") + strerror(code)).c_str());
@@ -189,9 +194,10 @@ napi_value createContext(napi_env env, napi_callback_info info) {
 
   epoll_event event = {};
   event.events = EPOLLIN | EPOLLET;
-  event.data.fd = c.pool.doneEvent;
-  epoll_ctl(c.epoll, EPOLL_CTL_ADD, c.pool.doneEvent, &event);
+  event.data.fd = c.pool->doneEvent;
+  epoll_ctl(c.epoll, EPOLL_CTL_ADD, c.pool->doneEvent, &event);
   rememberCredentials(c);
+  c.pool->credentials = c.credentials;
 
   napi_value object;
   napi_create_object(env, &object);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <node_api.h>
+#include <pthread.h>
 #include <sys/uio.h>
 
 #include <atomic>
@@ -13,7 +14,6 @@
 #include <memory>
 #include <mutex>
 #include <string>
-#include <thread>
 #include <unordered_map>
 #include <vector>
 
@@ -29,8 +29,9 @@ constexpr double kMaxSafe = 9007199254740991.0;
 
 // A mapping of the front end's memory. Unmapped when its last holder lets go.
 struct Mapping {
-  uint8_t* base = nullptr;   // of the mmap
-  size_t mapped = 0;         // bytes of the mmap
+  uint8_t* base = nullptr;     // of the mmap
+  size_t mapped = 0;           // bytes of the mmap
+  int guard = -1;              // its place in the table of the SIGBUS handler (see memory_guard.cc)
   ~Mapping();
 };
 
@@ -65,21 +66,32 @@ struct Job {
   int64_t result = 0;
 };
 
-// Threads for system calls that may block. Jobs go in from the device thread and come back to it.
+// Whom a thread acts as when no guest's caller is put on: what the context's thread was made with.
+struct Credentials {
+  uint32_t uid = 0;
+  uint32_t gid = 0;
+  std::vector<uint32_t> groups;
+};
+
+// Threads for system calls that may block. Jobs go in from the device thread and come back to it. Each
+// thread holds the pool too: one that hangs in the kernel for good must not keep `dispose` waiting.
 struct Pool {
   std::mutex mutex;
-  std::condition_variable wake;
+  std::condition_variable wake;   // work, or the end
+  std::condition_variable ended;  // a thread has left
   std::deque<std::unique_ptr<Job>> waiting;
   std::deque<std::unique_ptr<Job>> done;
-  std::vector<std::unique_ptr<Job>> spare;
-  std::vector<std::thread> threads;
+  std::vector<std::unique_ptr<Job>> spare;  // the device thread's own
+  std::vector<pthread_t> threads;           // those that have not left
   std::atomic<uint32_t> doneCount{0};
   std::atomic<bool> sleeping{false};  // the device thread is in, or about to enter, epoll_wait
-  size_t inFlight = 0;
+  std::atomic<bool> stop{false};
+  size_t inFlight = 0;                // the device thread's own
   size_t idle = 0;
   size_t limit = 1;
-  bool stop = false;
   int doneEvent = -1;
+  Credentials credentials;
+  ~Pool();
 };
 
 struct Context {
@@ -102,15 +114,14 @@ struct Context {
 
   int epoll = -1;
   std::unordered_map<int, Watched> watched;
-  std::unordered_map<int, int> callKinds;  // descriptor -> how eventSignal writes to it
-  std::vector<iovec> iov;                  // scratch of readv, writev
-  Pool pool;
+  std::vector<iovec> iov;  // scratch of readv, writev
+  std::shared_ptr<Pool> pool;
 
-  uint32_t baseUid = 0;
-  uint32_t baseGid = 0;
-  std::vector<uint32_t> baseGroups;
+  Credentials credentials;
   bool groupsChanged = false;
   bool noFchmodat2 = false;
+  int procFds = -1;        // /proc/self/fd
+  bool inProcFds = false;  // the thread's working directory is /proc/self/fd
 };
 
 // --- checks on what JavaScript hands over ----------------------------------------------------------
@@ -164,8 +175,10 @@ void releaseGuestMemory(Context& c);
 void defineEventWait(napi_env env, napi_value object, Context* c);
 int64_t callWait(Context& c, const double* a);
 int64_t callEventSignal(Context& c, const double* a);
+// How a descriptor takes a signal. The numbers are SignalKind of src/native/addon.ts.
+enum SignalKind { kEventFd = 1, kSocket = 2, kOther = 3 };
 int signalFd(int fd, int kind);
-int callKind(int fd);
+int signalKind(int fd);
 
 // --- unix_socket.cc -----------------------------------------------------------------------------
 void defineSocketCalls(napi_env env, napi_value object, Context* c);
@@ -178,6 +191,14 @@ int64_t callSubmit(Context& c, const double* a);
 int64_t callReap(Context& c, const double* a);
 void stopPool(Context& c);
 
+// --- memory_guard.cc ----------------------------------------------------------------------------
+// A mapping of a file that its owner may cut short: touching what is gone raises SIGBUS. A guarded
+// mapping gets zero pages there instead, and is known as torn from then on. Returns the guard, or -1
+// when the table is full.
+int guardMapping(uint8_t* base, size_t bytes);
+void dropGuard(int guard);
+bool isTorn(int guard);
+
 // --- fs_calls.cc --------------------------------------------------------------------------------
 struct HotCall {
   const char* name;
@@ -186,6 +207,8 @@ struct HotCall {
 extern const HotCall kFsCalls[];
 extern const size_t kFsCallCount;
 // The calls of PoolCall beyond readv and writev, on plain numbers.
+// Makes the calling thread act as `who` again. Returns 0 or -errno.
+int takeCredentials(const Credentials& who, bool groupsToo);
 int64_t plainFsync(const double* a);
 int64_t plainSyncfs(const double* a);
 int64_t plainFallocate(const double* a);

@@ -19,7 +19,7 @@ namespace vfsd {
 
 namespace {
 
-enum Kind { kEventFd = 1, kSocket = 2, kOther = 3 };
+constexpr int kDrainRounds = 16;
 
 void pauseCpu() {
 #if defined(__x86_64__)
@@ -37,7 +37,7 @@ int64_t microseconds() {
 
 // Whether a watched ring has moved past what JavaScript took, or a job is finished.
 bool workWaits(Context& c) {
-  if (c.pool.doneCount.load(std::memory_order_acquire) != 0) return true;
+  if (c.pool->doneCount.load(std::memory_order_acquire) != 0) return true;
   for (int i = 0; i < kMaxRings; i++) {
     const uint16_t* index = c.availIndex[i];
     if (index == nullptr || c.lastAvail[i] < 0) continue;
@@ -58,10 +58,11 @@ bool spin(Context& c, uint64_t forUs) {
   }
 }
 
-// Reads and drops what a pipe or socket holds. False at its end.
+// Reads and drops what a pipe or socket holds. False at its end. Who writes faster than this reads
+// cannot keep us here: what is left makes the descriptor ready again.
 bool drain(int fd) {
-  char sink[512];
-  for (;;) {
+  char sink[4096];
+  for (int round = 0; round < kDrainRounds; round++) {
     pollfd one = {fd, POLLIN, 0};
     if (poll(&one, 1, 0) <= 0) return true;
     if ((one.revents & POLLIN) == 0) return (one.revents & (POLLHUP | POLLERR)) == 0;
@@ -69,6 +70,7 @@ bool drain(int fd) {
     if (got == 0) return false;
     if (got < 0) return errno == EAGAIN || errno == EINTR;
   }
+  return true;
 }
 
 napi_value watchFd(napi_env env, napi_callback_info info) {
@@ -84,7 +86,7 @@ napi_value watchFd(napi_env env, napi_callback_info info) {
   if (c.disposed) return number(env, -EBADF);
   Watched entry;
   entry.token = token;
-  entry.edge = callKind(fd) == kEventFd;
+  entry.edge = signalKind(fd) == kEventFd;
   entry.drain = wantsDrain && !entry.edge;
   epoll_event event = {};
   event.events = entry.edge ? (EPOLLIN | EPOLLET) : EPOLLIN;
@@ -101,7 +103,7 @@ napi_value unwatchFd(napi_env env, napi_callback_info info) {
   if (arguments(env, info, args, 1, &data) < 1 || !toInt(env, args[0], &fd))
     return typeError(env, "unwatchFd: a descriptor");
   Context& c = *static_cast<Context*>(data);
-  c.callKinds.erase(fd);
+  if (c.disposed) return number(env, -EBADF);
   if (c.watched.erase(fd) == 0) return number(env, -ENOENT);
   if (c.epoll >= 0) epoll_ctl(c.epoll, EPOLL_CTL_DEL, fd, nullptr);
   return number(env, 0);
@@ -109,8 +111,8 @@ napi_value unwatchFd(napi_env env, napi_callback_info info) {
 
 }  // namespace
 
-int callKind(int fd) {
-  char link[64], target[64];
+int signalKind(int fd) {
+  char link[40], target[64];
   snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
   const ssize_t length = readlink(link, target, sizeof target - 1);
   if (length > 0) {
@@ -130,7 +132,7 @@ int signalFd(int fd, int kind) {
     if (kind == kSocket) {
       sent = send(fd, &one, sizeof one, MSG_DONTWAIT | MSG_NOSIGNAL);
     } else {
-      if (kind == kOther) {
+      if (kind != kEventFd) {
         // A pipe: room for the eight bytes is asked for first, so that the write cannot block.
         pollfd out = {fd, POLLOUT, 0};
         if (poll(&out, 1, 0) == 0) return 0;
@@ -142,12 +144,11 @@ int signalFd(int fd, int kind) {
   }
 }
 
-int64_t callEventSignal(Context& c, const double* a) {
-  int fd;
+int64_t callEventSignal(Context&, const double* a) {
+  int fd, kind;
   if (!asInt(a[0], &fd) || fd < 0) return -EBADF;
-  auto known = c.callKinds.find(fd);
-  if (known == c.callKinds.end()) known = c.callKinds.emplace(fd, callKind(fd)).first;
-  return signalFd(fd, known->second);
+  if (!asInt(a[1], &kind)) return -EINVAL;
+  return signalFd(fd, kind);
 }
 
 int64_t callWait(Context& c, const double* a) {
@@ -158,17 +159,17 @@ int64_t callWait(Context& c, const double* a) {
   if (timeoutMs != 0) {
     // Announce the sleep, then look once more: a job that finishes now either sees the flag and
     // signals, or is seen here.
-    c.pool.sleeping.store(true, std::memory_order_seq_cst);
+    c.pool->sleeping.store(true, std::memory_order_seq_cst);
     if (workWaits(c)) timeoutMs = 0;
   }
   epoll_event events[kMaxReady];
   const int count = epoll_wait(c.epoll, events, kMaxReady, timeoutMs);
-  c.pool.sleeping.store(false, std::memory_order_seq_cst);
+  c.pool->sleeping.store(false, std::memory_order_seq_cst);
   if (count < 0) return errno == EINTR ? 0 : -errno;
   int ready = 0;
   for (int i = 0; i < count; i++) {
     const int fd = events[i].data.fd;
-    if (fd == c.pool.doneEvent) continue;
+    if (fd == c.pool->doneEvent) continue;
     auto known = c.watched.find(fd);
     if (known == c.watched.end()) continue;
     c.ready[ready++] = static_cast<int32_t>(known->second.token);

@@ -10,13 +10,24 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 
 namespace vfsd {
 
+Pool::~Pool() {
+  if (doneEvent >= 0) close(doneEvent);
+}
+
 namespace {
 
+constexpr size_t kStackBytes = 256 * 1024;
+constexpr auto kPatience = std::chrono::milliseconds(500);  // before blocked calls are interrupted
+constexpr auto kStopLimit = std::chrono::seconds(2);
+constexpr auto kStopRound = std::chrono::milliseconds(10);
+
 // Goes on after a full transfer of one IOV_MAX piece of a long list; stops at the first short one.
-int64_t transfer(bool reading, int fd, const std::vector<iovec>& iov, int64_t offset, int flags) {
+int64_t transfer(bool reading, int fd, const std::vector<iovec>& iov, int64_t offset, int flags,
+                 const std::atomic<bool>& stop) {
   int64_t total = 0;
   for (size_t i = 0; i < iov.size(); i += IOV_MAX) {
     const int count = static_cast<int>(std::min<size_t>(IOV_MAX, iov.size() - i));
@@ -26,7 +37,7 @@ int64_t transfer(bool reading, int fd, const std::vector<iovec>& iov, int64_t of
     do
       moved = reading ? preadv2(fd, &iov[i], count, offset + total, flags)
                       : pwritev2(fd, &iov[i], count, offset + total, flags);
-    while (moved < 0 && errno == EINTR);
+    while (moved < 0 && errno == EINTR && !stop);
     if (moved < 0) return total > 0 ? total : -errno;
     total += moved;
     if (moved < wanted) break;
@@ -49,17 +60,17 @@ int64_t io(Context& c, const double* a, bool reading) {
   c.iov.clear();
   const int64_t bytes = gather(c, a[1], a[2], a[3], a[4], &c.iov, nullptr);
   if (bytes <= 0) return bytes;
-  return transfer(reading, fd, c.iov, offset, flags);
+  return transfer(reading, fd, c.iov, offset, flags, c.pool->stop);
 }
 
 enum PoolCall { kReadv, kWritev, kFsync, kSyncfs, kFallocate, kCopyFileRange, kClose, kFlock, kFtruncate, kPoolCalls };
 
-int64_t perform(const Job& job) {
+int64_t perform(const Job& job, const std::atomic<bool>& stop) {
   switch (job.call) {
     case kReadv:
     case kWritev:
       return transfer(job.call == kReadv, static_cast<int>(job.args[0]), job.iov, static_cast<int64_t>(job.args[5]),
-                      static_cast<int>(job.args[6]));
+                      static_cast<int>(job.args[6]), stop);
     case kFsync:
       return plainFsync(job.args);
     case kSyncfs:
@@ -79,34 +90,69 @@ int64_t perform(const Job& job) {
   }
 }
 
-void work(Pool& pool, int doneEvent) {
+// Ends a system call of a pool thread with EINTR, and does nothing else. Node uses no real-time signal.
+int wakeSignal() { return SIGRTMAX - 2; }
+
+void ignoreWake(int) {}
+
+// A pool thread. It starts with every signal blocked, those belong to the main thread, and with the
+// credentials of whoever the device thread acted as at that moment: it puts on the context's own.
+void* work(void* argument) {
+  const std::unique_ptr<std::shared_ptr<Pool>> owned(static_cast<std::shared_ptr<Pool>*>(argument));
+  Pool& pool = **owned;
   pthread_setname_np(pthread_self(), "virtiofsd-pool");
+  const bool ours = takeCredentials(pool.credentials, true) == 0 || geteuid() == pool.credentials.uid;
+  sigset_t wake;
+  sigemptyset(&wake);
+  sigaddset(&wake, wakeSignal());
+  pthread_sigmask(SIG_UNBLOCK, &wake, nullptr);
   std::unique_lock<std::mutex> lock(pool.mutex);
   for (;;) {
     pool.idle++;
     pool.wake.wait(lock, [&] { return pool.stop || !pool.waiting.empty(); });
     pool.idle--;
-    if (pool.waiting.empty()) return;  // stopping, and nothing is left to do
+    if (pool.waiting.empty()) break;  // stopping, and nothing is left to do
     std::unique_ptr<Job> job = std::move(pool.waiting.front());
     pool.waiting.pop_front();
     lock.unlock();
-    job->result = perform(*job);
+    job->result = ours ? perform(*job, pool.stop) : -EPERM;
     job->held.clear();
     lock.lock();
     pool.done.push_back(std::move(job));
     pool.doneCount.fetch_add(1, std::memory_order_seq_cst);
     // The first to see the device thread asleep wakes it; the others need not.
-    if (pool.sleeping.exchange(false, std::memory_order_seq_cst)) signalFd(doneEvent, 1);
+    if (pool.sleeping.exchange(false, std::memory_order_seq_cst)) signalFd(pool.doneEvent, kEventFd);
   }
+  pool.threads.erase(std::find(pool.threads.begin(), pool.threads.end(), pthread_self()));
+  pool.ended.notify_all();
+  return nullptr;
 }
 
-// Signals belong to the main thread: a pool thread starts with all of them blocked.
-void startThread(Context& c) {
+// With the pool's mutex held. Returns 0 or -errno.
+int startThread(const std::shared_ptr<Pool>& pool) {
+  static const bool handled = [] {
+    struct sigaction action = {};
+    action.sa_handler = ignoreWake;  // without SA_RESTART: the call ends
+    return sigaction(wakeSignal(), &action, nullptr) == 0;
+  }();
+  if (!handled) return -EAGAIN;
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  c.pool.threads.emplace_back(work, std::ref(c.pool), c.pool.doneEvent);
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+  pthread_attr_setstacksize(&attributes, kStackBytes);
+  auto* owned = new std::shared_ptr<Pool>(pool);
+  pthread_t thread;
+  const int fault = pthread_create(&thread, &attributes, work, owned);
+  if (fault == 0)
+    pool->threads.push_back(thread);
+  else
+    delete owned;
+  pthread_attr_destroy(&attributes);
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return -fault;
 }
 
 }  // namespace
@@ -118,7 +164,7 @@ int64_t callWritev(Context& c, const double* a) { return io(c, a, false); }
 int64_t callSubmit(Context& c, const double* a) {
   int call, token;
   if (!asInt(a[7], &call) || call < 0 || call >= kPoolCalls || !asInt(a[8], &token) || token < 0) return -EINVAL;
-  Pool& pool = c.pool;
+  Pool& pool = *c.pool;
   if (pool.inFlight >= kMaxJobs) return -EAGAIN;
   std::unique_ptr<Job> job;
   if (!pool.spare.empty()) {
@@ -146,21 +192,24 @@ int64_t callSubmit(Context& c, const double* a) {
     pool.spare.push_back(std::move(job));
     return fault;
   }
-  pool.inFlight++;
   std::lock_guard<std::mutex> lock(pool.mutex);
+  if (pool.idle <= pool.waiting.size() && pool.threads.size() < pool.limit) {
+    const int refused = startThread(c.pool);
+    if (refused < 0 && pool.threads.empty()) {
+      job->held.clear();
+      pool.spare.push_back(std::move(job));
+      return refused;
+    }
+  }
+  pool.inFlight++;
   pool.waiting.push_back(std::move(job));
-  if (pool.idle >= pool.waiting.size())
-    pool.wake.notify_one();
-  else if (pool.threads.size() < pool.limit)
-    startThread(c);
-  else
-    pool.wake.notify_one();
+  pool.wake.notify_one();
   return 0;
 }
 
 // The token, or -1; the result goes to mail[1].
 int64_t callReap(Context& c, const double*) {
-  Pool& pool = c.pool;
+  Pool& pool = *c.pool;
   if (pool.doneCount.load(std::memory_order_acquire) == 0) return -1;
   std::unique_ptr<Job> job;
   {
@@ -176,14 +225,27 @@ int64_t callReap(Context& c, const double*) {
   return token;
 }
 
+// What was submitted is done first, unless it takes longer than the limit. A thread that hangs in the
+// kernel is woken by a signal; one that does not even heed that (a dead network file system) is left
+// behind: it holds the pool and the memory its job works on until it comes back or the process ends.
 void stopPool(Context& c) {
-  {
-    std::lock_guard<std::mutex> lock(c.pool.mutex);
-    c.pool.stop = true;
+  Pool& pool = *c.pool;
+  std::unique_lock<std::mutex> lock(pool.mutex);
+  pool.stop = true;
+  pool.wake.notify_all();
+  const auto start = std::chrono::steady_clock::now();
+  while (!pool.threads.empty() && std::chrono::steady_clock::now() - start < kStopLimit) {
+    if (std::chrono::steady_clock::now() - start > kPatience)
+      for (pthread_t thread : pool.threads) pthread_kill(thread, wakeSignal());
+    pool.ended.wait_for(lock, kStopRound);
   }
-  c.pool.wake.notify_all();
-  for (std::thread& thread : c.pool.threads) thread.join();
-  c.pool.threads.clear();
+  if (!pool.threads.empty()) {
+    // Descriptors may mean something else by the time the thread is back: nothing more is begun.
+    pool.waiting.clear();
+    return;
+  }
+  close(pool.doneEvent);
+  pool.doneEvent = -1;
 }
 
 }  // namespace vfsd

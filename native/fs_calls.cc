@@ -63,9 +63,11 @@ const char* pathAt(Context& c, double at, int* flags, int64_t* fault) {
   return "";
 }
 
+// The path of a descriptor's magic link. A thread with a working directory of its own stands in
+// /proc/self/fd, so that the link is found where /proc is not (after a change of root).
 struct ProcPath {
   char text[40];
-  explicit ProcPath(int fd) { snprintf(text, sizeof text, "/proc/self/fd/%d", fd); }
+  ProcPath(const Context& c, int fd) { snprintf(text, sizeof text, c.inProcFds ? "%d" : "/proc/self/fd/%d", fd); }
 };
 
 #define NAME(variable, value)                                 \
@@ -99,11 +101,11 @@ int64_t openAt(Context& c, const double* a) {
   return result(syscall(SYS_openat2, dir, name, &how, sizeof how));
 }
 
-int64_t reopen(Context&, const double* a) {
+int64_t reopen(Context& c, const double* a) {
   INT(node, a[0]);
   INT(flags, a[1]);
   if (node < 0) return -EBADF;
-  return result(open(ProcPath(node).text, flags | O_CLOEXEC | ((flags & O_PATH) != 0 ? 0 : O_NOCTTY)));
+  return result(open(ProcPath(c, node).text, flags | O_CLOEXEC | ((flags & O_PATH) != 0 ? 0 : O_NOCTTY)));
 }
 
 int64_t closeCall(Context&, const double* a) { return plainClose(a); }
@@ -172,7 +174,7 @@ int64_t linkAt(Context& c, const double* a) {
   if (linkat(node, "", dir, name, AT_EMPTY_PATH) == 0) return 0;
   // Without CAP_DAC_READ_SEARCH the empty path is refused as if nothing were there.
   if (errno != ENOENT && errno != EPERM) return -errno;
-  return result(linkat(AT_FDCWD, ProcPath(node).text, dir, name, AT_SYMLINK_FOLLOW));
+  return result(linkat(AT_FDCWD, ProcPath(c, node).text, dir, name, AT_SYMLINK_FOLLOW));
 }
 
 int64_t unlinkAt(Context& c, const double* a) {
@@ -202,7 +204,7 @@ int64_t chmodCall(Context& c, const double* a) {
   struct stat info;
   if (fstatat(node, "", &info, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) != 0) return -errno;
   if (S_ISLNK(info.st_mode)) return -EOPNOTSUPP;
-  return result(chmod(ProcPath(node).text, mode));
+  return result(chmod(ProcPath(c, node).text, mode));
 }
 
 int64_t chownCall(Context&, const double* a) {
@@ -214,7 +216,7 @@ int64_t chownCall(Context&, const double* a) {
   return result(fchownat(node, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW));
 }
 
-int64_t utimensCall(Context&, const double* a) {
+int64_t utimensCall(Context& c, const double* a) {
   INT(node, a[0]);
   int64_t atimeSec, mtimeSec;
   if (!asSigned(a[1], &atimeSec) || !asSigned(a[3], &mtimeSec)) return -EINVAL;
@@ -224,7 +226,7 @@ int64_t utimensCall(Context&, const double* a) {
                              {static_cast<time_t>(mtimeSec), static_cast<long>(mtimeNsec)}};
   if (utimensat(node, "", times, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) == 0) return 0;
   if (errno != EINVAL && errno != ENOENT) return -errno;
-  return result(utimensat(AT_FDCWD, ProcPath(node).text, times, 0));
+  return result(utimensat(AT_FDCWD, ProcPath(c, node).text, times, 0));
 }
 
 int64_t ftruncateCall(Context&, const double* a) { return plainFtruncate(a); }
@@ -264,7 +266,7 @@ int64_t getxattrCall(Context& c, const double* a) {
   NAME(name, a[1]);
   UNSIGNED(bytes, a[3]);
   BYTES(out, a[2], bytes);
-  return result(getxattr(ProcPath(node).text, name, bytes == 0 ? nullptr : out, bytes));
+  return result(getxattr(ProcPath(c, node).text, name, bytes == 0 ? nullptr : out, bytes));
 }
 
 int64_t setxattrCall(Context& c, const double* a) {
@@ -273,20 +275,20 @@ int64_t setxattrCall(Context& c, const double* a) {
   UNSIGNED(bytes, a[3]);
   BYTES(value, a[2], bytes);
   INT(flags, a[4]);
-  return result(setxattr(ProcPath(node).text, name, value, bytes, flags));
+  return result(setxattr(ProcPath(c, node).text, name, value, bytes, flags));
 }
 
 int64_t listxattrCall(Context& c, const double* a) {
   INT(node, a[0]);
   UNSIGNED(bytes, a[2]);
   BYTES(out, a[1], bytes);
-  return result(listxattr(ProcPath(node).text, bytes == 0 ? nullptr : reinterpret_cast<char*>(out), bytes));
+  return result(listxattr(ProcPath(c, node).text, bytes == 0 ? nullptr : reinterpret_cast<char*>(out), bytes));
 }
 
 int64_t removexattrCall(Context& c, const double* a) {
   INT(node, a[0]);
   NAME(name, a[1]);
-  return result(removexattr(ProcPath(node).text, name));
+  return result(removexattr(ProcPath(c, node).text, name));
 }
 
 int64_t faccess(Context&, const double* a) {
@@ -405,14 +407,9 @@ int64_t ioctlCall(Context& c, const double* a) {
 // --- credentials of this thread -------------------------------------------------------------------
 
 int restore(Context& c) {
-  // The user first: with it come back the capabilities that the rest needs.
-  if (syscall(SYS_setresuid, -1, c.baseUid, -1) != 0) return -errno;
-  if (syscall(SYS_setresgid, -1, c.baseGid, -1) != 0) return -errno;
-  if (c.groupsChanged) {
-    if (syscall(SYS_setgroups, c.baseGroups.size(), c.baseGroups.data()) != 0) return -errno;
-    c.groupsChanged = false;
-  }
-  return 0;
+  const int fault = takeCredentials(c.credentials, c.groupsChanged);
+  if (fault == 0) c.groupsChanged = false;
+  return fault;
 }
 
 [[noreturn]] void cannotGoBack(int code) {
@@ -467,11 +464,24 @@ int64_t umaskCall(Context&, const double* a) {
   return umask(mask);
 }
 
-int64_t unshareFs(Context&, const double*) { return result(unshare(CLONE_FS)); }
+int64_t unshareFs(Context& c, const double*) {
+  if (unshare(CLONE_FS) != 0) return -errno;
+  if (fchdir(c.procFds) != 0) return -errno;
+  c.inProcFds = true;
+  return 0;
+}
 
 int64_t memfdCreate(Context&, const double*) { return result(memfd_create("virtiofsd", MFD_CLOEXEC)); }
 
 }  // namespace
+
+int takeCredentials(const Credentials& who, bool groupsToo) {
+  // The user first: with it come back the capabilities that the rest needs.
+  if (syscall(SYS_setresuid, -1, who.uid, -1) != 0) return -errno;
+  if (syscall(SYS_setresgid, -1, who.gid, -1) != 0) return -errno;
+  if (groupsToo && syscall(SYS_setgroups, who.groups.size(), who.groups.data()) != 0) return -errno;
+  return 0;
+}
 
 int64_t plainClose(const double* a) {
   INT(fd, a[0]);

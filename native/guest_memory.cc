@@ -13,7 +13,9 @@
 namespace vfsd {
 
 Mapping::~Mapping() {
-  if (base != nullptr) munmap(base, mapped);
+  if (base == nullptr) return;
+  if (guard >= 0) dropGuard(guard);
+  munmap(base, mapped);
 }
 
 uint8_t* translate(Context& c, uint64_t guest, uint64_t bytes, uint64_t* have, size_t* region) {
@@ -28,6 +30,7 @@ uint8_t* translate(Context& c, uint64_t guest, uint64_t bytes, uint64_t* have, s
     c.lastHit = i;
   }
   const Region& r = c.regions[i];
+  if (isTorn(r.mapping->guard)) return nullptr;
   const uint64_t offset = guest - r.guest;
   *have = std::min(bytes, r.bytes - offset);
   if (region != nullptr) *region = i;
@@ -163,6 +166,8 @@ int mapRegion(Context& c, int fd, uint64_t offset, Region region) {
   region.mapping = std::make_shared<Mapping>();
   region.mapping->base = static_cast<uint8_t*>(at);
   region.mapping->mapped = length;
+  region.mapping->guard = guardMapping(region.mapping->base, length);
+  if (region.mapping->guard < 0) return -ENOSPC;
   region.host = region.mapping->base + before;
   auto place = std::upper_bound(c.regions.begin(), c.regions.end(), region.guest,
                                 [](uint64_t address, const Region& r) { return address < r.guest; });
@@ -194,6 +199,7 @@ napi_value removeRegion(napi_env env, napi_callback_info info) {
   uint64_t guest, user, bytes;
   if (!toBig(env, args[0], &guest) || !toBig(env, args[1], &user) || !toBig(env, args[2], &bytes))
     return typeError(env, "removeRegion: unsigned bigints");
+  if (c.disposed) return number(env, -EBADF);
   for (size_t i = 0; i < c.regions.size(); i++) {
     const Region& r = c.regions[i];
     if (r.guest != guest || r.user != user || r.bytes != bytes) continue;
@@ -209,6 +215,7 @@ napi_value clearRegions(napi_env env, napi_callback_info info) {
   void* data;
   arguments(env, info, nullptr, 0, &data);
   Context& c = *static_cast<Context*>(data);
+  if (c.disposed) return number(env, -EBADF);
   const size_t count = c.regions.size();
   releaseGuestMemory(c);
   return number(env, static_cast<double>(count));
@@ -268,6 +275,7 @@ napi_value watchRing(napi_env env, napi_callback_info info) {
   if (arguments(env, info, args, 2, &data) < 2) return typeError(env, "watchRing: two arguments");
   Context& c = *static_cast<Context*>(data);
   int ring;
+  if (c.disposed) return number(env, -EBADF);
   if (!toInt(env, args[0], &ring) || ring < 0 || ring >= kMaxRings) return number(env, -EINVAL);
   napi_valuetype type;
   napi_typeof(env, args[1], &type);

@@ -11,6 +11,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmath>
@@ -22,6 +23,12 @@ namespace vfsd {
 namespace {
 
 constexpr int kSendLimitMs = 5000;
+
+int64_t milliseconds() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<int64_t>(now.tv_sec) * 1000 + now.tv_nsec / 1000000;
+}
 
 bool text(napi_env env, napi_value value, std::string* out) {
   size_t length = 0;
@@ -101,6 +108,8 @@ napi_value receive(napi_env env, napi_callback_info info) {
 
 int64_t sendAll(int fd, const uint8_t* from, size_t bytes, const int32_t* fds, int fdCount) {
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * kMaxMessageFds)] = {0};
+  // One limit for the whole message: a peer that takes a byte now and then does not hold us longer.
+  const int64_t until = milliseconds() + kSendLimitMs;
   size_t sent = 0;
   while (sent < bytes) {
     iovec iov = {const_cast<uint8_t*>(from) + sent, bytes - sent};
@@ -116,15 +125,16 @@ int64_t sendAll(int fd, const uint8_t* from, size_t bytes, const int32_t* fds, i
       part->cmsg_len = CMSG_LEN(sizeof(int) * static_cast<size_t>(fdCount));
       memcpy(CMSG_DATA(part), fds, sizeof(int) * static_cast<size_t>(fdCount));
     }
-    const ssize_t now = sendmsg(fd, &message, MSG_NOSIGNAL);
+    const ssize_t now = sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (now >= 0) {
       sent += static_cast<size_t>(now);
       continue;
     }
     if (errno == EINTR) continue;
     if (errno != EAGAIN) return -errno;
+    const int64_t left = until - milliseconds();
     pollfd out = {fd, POLLOUT, 0};
-    if (poll(&out, 1, kSendLimitMs) == 0) return -ETIMEDOUT;
+    if (left <= 0 || poll(&out, 1, static_cast<int>(left)) == 0) return -ETIMEDOUT;
   }
   return static_cast<int64_t>(sent);
 }
@@ -239,7 +249,15 @@ napi_value eventWrite(napi_env env, napi_callback_info info) {
   int fd;
   if (arguments(env, info, args, 1, nullptr) < 1 || !toInt(env, args[0], &fd))
     return typeError(env, "eventWrite: a descriptor");
-  return number(env, signalFd(fd, callKind(fd)));
+  return number(env, signalFd(fd, signalKind(fd)));
+}
+
+napi_value signalKindOf(napi_env env, napi_callback_info info) {
+  napi_value args[1];
+  int fd;
+  if (arguments(env, info, args, 1, nullptr) < 1 || !toInt(env, args[0], &fd))
+    return typeError(env, "signalKind: a descriptor");
+  return number(env, signalKind(fd));
 }
 
 napi_value eventRead(napi_env env, napi_callback_info info) {
@@ -362,7 +380,8 @@ void defineModuleSockets(napi_env env, napi_value exports) {
       {"memfd", makeMemfd},               {"setNonBlocking", setNonBlocking},
       {"closeFd", closeFd},               {"dupFd", dupFd},
       {"setProcessName", setProcessName}, {"getNoFileLimit", getNoFileLimit},
-      {"setNoFileLimit", setNoFileLimit}, {"exitNow", exitNow},
+      {"setNoFileLimit", setNoFileLimit}, {"signalKind", signalKindOf},
+      {"exitNow", exitNow},
   };
   for (const auto& function : functions) defineFunction(env, exports, function.name, function.callback, nullptr);
 }

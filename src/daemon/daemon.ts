@@ -9,10 +9,11 @@ import { errnoName } from '../../protocol/errno.js'
 import type { ThreadMessage, ThreadOptions } from '../device/thread.js'
 import { native } from '../native/addon.js'
 import type { Log } from '../vhost/session.js'
-import type { DaemonOptions } from './options.js'
+import type { DaemonOptions } from './daemon-options.js'
+import { StartError } from './errors.js'
+import { refuseUnsupported } from './unsupported-options.js'
 
-/** An answer to the operator: what cannot be done and what to do about it. */
-export class StartError extends Error {}
+export { StartError } from './errors.js'
 
 /** Descriptors the process needs besides open files: rings, sockets, pool, log, modules. */
 const RESERVED_DESCRIPTORS = 320
@@ -28,6 +29,9 @@ interface Listener {
 
 /** Runs until the front end goes (0), a signal comes (1), or something fails (1). Errors: StartError. */
 export async function runDaemon(options: DaemonOptions, log: Log): Promise<number> {
+  const refusal = refuseUnsupported(options)
+  if (refusal !== undefined) throw new StartError(refusal)
+  for (const warning of options.warnings) log('warn', warning)
   checkSharedDir(options.sharedDir)
   const descriptors = raiseDescriptorLimit(options.rlimitNofile, log)
   const listener =
@@ -66,6 +70,10 @@ function raiseDescriptorLimit(wanted: number | undefined, log: Log): number {
     Math.max(target, Math.min(limits[1]!, MAX_DESCRIPTORS)),
   )
   if (fault >= 0) return target
+  if (wanted !== undefined)
+    throw new StartError(
+      `cannot set the limit of open descriptors to ${wanted} (${errnoName(fault)}): leave --rlimit-nofile out or give at most ${limits[1]}`,
+    )
   log(
     'warn',
     `cannot set the limit of open descriptors to ${target} (${errnoName(fault)}); it stays at ${limits[0]}`,
@@ -117,7 +125,8 @@ function threadOptions(
   stopFd: number,
   descriptors: number,
 ): ThreadOptions {
-  const nodeDescriptors = Math.max(64, Math.min(32_768, Math.floor(descriptors / 8)))
+  const posixAcl = options.posixAcl !== 'never'
+  const securityContext = options.securityLabel !== 'never'
   return {
     listenerFd,
     stopFd,
@@ -131,8 +140,8 @@ function threadOptions(
       writeback: options.writeback,
       readdirplus: options.readdirplus,
       killpriv: options.killprivV2,
-      posixAcl: options.posixAcl,
-      securityContext: options.securityLabel,
+      posixAcl,
+      securityContext,
       announceSubmounts: options.announceSubmounts,
       allowMmap: options.allowMmap,
     },
@@ -140,15 +149,27 @@ function threadOptions(
       sharedDir: options.sharedDir,
       cache: options.cache,
       xattr: options.xattr,
-      posixAcl: options.posixAcl,
+      posixAcl,
       readOnly: options.readonly,
       allowDirectIo: options.allowDirectIo,
-      securityContext: options.securityLabel,
+      securityContext,
       preserveNoatime: options.preserveNoatime,
-      nodeDescriptors,
+      xattrmap: options.xattrmap,
+      translateUid: options.translateUid,
+      translateGid: options.translateGid,
+      nodeDescriptors: nodeDescriptors(options.nodeDescriptors, descriptors),
       openFiles: Math.max(16, descriptors - RESERVED_DESCRIPTORS),
     },
   }
+}
+
+/** Descriptors kept for nodes: as many as wanted, otherwise a share of those there are. */
+function nodeDescriptors(wanted: number | undefined, descriptors: number): number {
+  if (wanted !== undefined && wanted > descriptors - RESERVED_DESCRIPTORS)
+    throw new StartError(
+      `--node-descriptors ${wanted} is too much for a limit of ${descriptors} open descriptors: raise it with --rlimit-nofile`,
+    )
+  return wanted ?? Math.max(64, Math.min(32_768, Math.floor(descriptors / 8)))
 }
 
 /** Waits for the thread's end; a signal ends it. Returns the exit status. */

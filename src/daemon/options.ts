@@ -1,218 +1,258 @@
-/** The command line of `virtiofsd`. */
-import { parseArgs } from 'node:util'
+/**
+ * The command line of `virtiofsd`: that of Rust virtiofsd 1.14 and a few options more. Nothing heavy
+ * is imported here: --help and a mistyped option answer at once.
+ */
+import { CAP_DAC_READ_SEARCH } from '../../protocol/linux/constants.js'
+import { IdTranslationError, parseTranslate } from '../filesystems/host/id-translation.js'
 import type { CacheMode } from '../filesystems/host/options.js'
-import type { LogLevel } from '../vhost/session.js'
+import { parseXattrMap, XattrMapError } from '../filesystems/host/xattrmap.js'
+import { type GivenOptions, readCommandLine } from './command-line.js'
+import type {
+  DaemonOptions,
+  MigrationMode,
+  MigrationOnError,
+  NegotiationMode,
+  SandboxMode,
+  SeccompAction,
+} from './daemon-options.js'
+import { UsageError } from './errors.js'
+import { applyLegacyOptions } from './legacy-options.js'
+import { LOG_LEVELS } from './log-levels.js'
+import { OPTION_ROWS } from './option-table.js'
+import * as values from './option-values.js'
+import { readRustLog } from './rust-log.js'
 
-export interface DaemonOptions {
-  readonly sharedDir: string
-  readonly socketPath: string | undefined
-  readonly fd: number | undefined
-  readonly tag: string | undefined
-  readonly cache: CacheMode
-  readonly numRequestQueues: number
-  readonly pollUs: number
-  readonly threadPoolSize: number
-  readonly logLevel: LogLevel | 'off'
-  readonly xattr: boolean
-  readonly posixAcl: boolean
-  readonly securityLabel: boolean
-  readonly readonly: boolean
-  readonly writeback: boolean
-  readonly allowDirectIo: boolean
-  readonly allowMmap: boolean
-  readonly readdirplus: boolean
-  readonly killprivV2: boolean
-  readonly announceSubmounts: boolean
-  readonly preserveNoatime: boolean
-  readonly rlimitNofile: number | undefined
-}
+export type { DaemonOptions } from './daemon-options.js'
+export { UsageError } from './errors.js'
+export { helpText } from './help.js'
 
-/** What is wrong with the command line: a sentence for the operator. */
-export class UsageError extends Error {}
+const CACHE_MODES: readonly CacheMode[] = ['never', 'metadata', 'auto', 'always']
+const NEGOTIATION_MODES: readonly NegotiationMode[] = ['never', 'auto', 'always']
+const SANDBOX_MODES: readonly SandboxMode[] = ['namespace', 'chroot', 'none']
+const SECCOMP_ACTIONS: readonly SeccompAction[] = ['kill', 'log', 'trap', 'none']
+const INODE_FILE_HANDLES = ['never', 'prefer', 'mandatory', 'fallback'] as const
+const MIGRATION_MODES: readonly MigrationMode[] = ['find-paths', 'file-handles']
+const MIGRATION_ON_ERROR: readonly MigrationOnError[] = ['abort', 'guest-error']
 
-interface Flag {
-  readonly type: 'string' | 'boolean'
-  /** Placeholder of the value in --help. */
-  readonly value?: string
-  readonly help: string
-  /** Not an option of Rust virtiofsd. */
-  readonly own?: boolean
-}
-
-/** One row an option, in the order of --help. */
-const FLAGS: Readonly<Record<string, Flag>> = {
-  'shared-dir': { type: 'string', value: 'DIR', help: 'directory to share (required)' },
-  'socket-path': { type: 'string', value: 'PATH', help: 'vhost-user socket to make and listen on' },
-  fd: {
-    type: 'string',
-    value: 'N',
-    help: 'listening vhost-user socket that was passed as descriptor N',
-  },
-  tag: {
-    type: 'string',
-    value: 'TAG',
-    help: 'tag the guest mounts by, at most 36 bytes; only for front ends that ask the daemon for it',
-  },
-  cache: {
-    type: 'string',
-    value: 'MODE',
-    help: 'what the guest may cache: never, metadata, auto (default), always',
-  },
-  writeback: { type: 'boolean', help: 'let the guest keep dirty pages' },
-  'allow-direct-io': { type: 'boolean', help: "pass the guest's O_DIRECT on to the host file" },
-  'allow-mmap': { type: 'boolean', help: 'allow shared mappings with --cache=never and metadata' },
-  'no-readdirplus': { type: 'boolean', help: 'read directories without attributes' },
-  xattr: { type: 'boolean', help: 'extended attributes' },
-  'posix-acl': { type: 'boolean', help: 'POSIX access control lists (implies --xattr)' },
-  'security-label': {
-    type: 'boolean',
-    help: 'security labels of new files from the guest (implies --xattr)',
-  },
-  readonly: { type: 'boolean', help: 'refuse every change' },
-  'killpriv-v2': {
-    type: 'boolean',
-    help: 'clear set-id bits in the daemon on write and truncate (default)',
-  },
-  'no-killpriv-v2': { type: 'boolean', help: 'leave set-id bits to the guest' },
-  'announce-submounts': {
-    type: 'boolean',
-    help: 'show mount points of the host as such in the guest (default)',
-  },
-  'no-announce-submounts': { type: 'boolean', help: 'hide them' },
-  'preserve-noatime': { type: 'boolean', help: "keep the guest's O_NOATIME" },
-  'thread-pool-size': {
-    type: 'string',
-    value: 'N',
-    help: 'most threads for file I/O that would block (default 16)',
-  },
-  'rlimit-nofile': {
-    type: 'string',
-    value: 'N',
-    help: 'limit of open descriptors; 0 leaves it as it is',
-  },
-  'log-level': {
-    type: 'string',
-    value: 'LEVEL',
-    help: 'error, warn, info (default), debug, trace, off',
-  },
-  'num-request-queues': {
-    type: 'string',
-    value: 'N',
-    help: 'request queues that --tag announces, 1 to 64 (default 1); without --tag the front end decides',
-    own: true,
-  },
-  'poll-us': {
-    type: 'string',
-    value: 'US',
-    help: 'longest spin before sleeping, in microseconds; 0 turns it off (default 30)',
-    own: true,
-  },
-  help: { type: 'boolean', help: 'show this text' },
-  version: { type: 'boolean', help: 'show the version' },
-}
-
-const CACHE_MODES: readonly string[] = ['never', 'metadata', 'auto', 'always']
-const LOG_LEVELS: readonly string[] = ['error', 'warn', 'info', 'debug', 'trace', 'off']
 const DEFAULT_POLL_US = 30
 const DEFAULT_POOL_THREADS = 16
+const MAX_POOL_THREADS = 256
+const MAX_POLL_US = 1_000_000
+const MAX_QUEUES = 64
+const MIN_NODE_DESCRIPTORS = 64
+const MAX_NODE_DESCRIPTORS = 1_048_576
+const MAX_INT = 2 ** 31 - 1
 
-export function helpText(): string {
-  const width = 34
-  const row = ([name, flag]: [string, Flag]): string => {
-    const left = `  --${name}${flag.value === undefined ? '' : ` ${flag.value}`}`
-    return `${left.padEnd(width)}${flag.help}${flag.own === true ? ' [not in Rust virtiofsd]' : ''}`
-  }
-  return [
-    'virtiofsd: shares a directory of the host with a virtual machine (virtio-fs over vhost-user).',
-    '',
-    'Usage: virtiofsd --shared-dir DIR (--socket-path PATH | --fd N) [options]',
-    '',
-    ...Object.entries(FLAGS).map(row),
-    '',
-    'In the guest: mount -t virtiofs TAG /mnt',
-    '',
-  ].join('\n')
+/** What --print-capabilities tells: features by the names of QEMU's vhost-user.json. */
+const FEATURES = [
+  'separate-options',
+  'posix-acl-negotiation-mode',
+  'security-label-negotiation-mode',
+]
+
+export function capabilitiesText(): string {
+  return `${JSON.stringify({ type: 'fs', features: FEATURES }, undefined, 2)}\n`
 }
 
+export type ParsedOptions = DaemonOptions | 'help' | 'version' | 'print-capabilities'
+
 /** Parses the arguments after the program's name. Errors: UsageError. */
-export function parseOptions(argv: readonly string[]): DaemonOptions | 'help' | 'version' {
-  const options = Object.fromEntries(
-    Object.entries(FLAGS).map(([name, flag]) => [name, { type: flag.type }]),
-  )
-  let values: Record<string, string | boolean | undefined>
-  try {
-    values = parseArgs({ args: [...argv], options, allowPositionals: false, strict: true })
-      .values as typeof values
-  } catch (cause) {
-    throw new UsageError(`${(cause as Error).message.split('. ')[0]}; see --help`)
+export function parseOptions(
+  argv: readonly string[],
+  environment: Readonly<Record<string, string | undefined>> = {},
+): ParsedOptions {
+  const given = readCommandLine(argv, OPTION_ROWS)
+  if (given.final === 'help' || given.final === 'version') return given.final
+  if (given.has('print-capabilities')) return 'print-capabilities'
+  const warnings = applyLegacyOptions(given)
+  const options: DaemonOptions = {
+    ...connectionOptions(given, warnings),
+    ...fileSystemOptions(given, warnings),
+    ...isolationOptions(given),
+    ...processOptions(given, environment, warnings),
+    warnings,
   }
-  if (values.help === true) return 'help'
-  if (values.version === true) return 'version'
-  const text = (name: string): string | undefined => values[name] as string | undefined
-  const on = (name: string): boolean => values[name] === true
-  const sharedDir = text('shared-dir')
+  checkTogether(options)
+  return options
+}
+
+function connectionOptions(given: GivenOptions, warnings: string[]) {
+  const sharedDir = given.value('shared-dir')
   if (sharedDir === undefined)
-    throw new UsageError('--shared-dir is missing: name the directory to share')
-  const socketPath = text('socket-path')
-  const fd = wholeNumber(text('fd'), '--fd', 0, 2 ** 31 - 1)
+    throw new UsageError('--shared-dir is missing: name the directory to share; see --help')
+  if (given.has('socket'))
+    warnings.push(
+      given.has('socket-path')
+        ? '--socket has no effect beside --socket-path'
+        : '--socket is deprecated: use --socket-path',
+    )
+  const socketPath = given.value('socket-path') ?? given.value('socket')
+  const fd = optionalNumber(given, 'fd', 0, MAX_INT)
   if (socketPath === undefined && fd === undefined)
-    throw new UsageError('give --socket-path PATH or --fd N')
+    throw new UsageError('give --socket-path PATH or --fd N; see --help')
   if (socketPath !== undefined && fd !== undefined)
     throw new UsageError('--socket-path and --fd exclude each other')
-  const posixAcl = on('posix-acl')
-  const securityLabel = on('security-label')
+  const socketGroup = given.value('socket-group')
+  if (socketGroup !== undefined && fd !== undefined)
+    throw new UsageError(
+      '--socket-group and --fd exclude each other: who made the socket chose its group',
+    )
+  const tag = given.value('tag')
   return {
     sharedDir,
     socketPath,
+    socketGroup,
     fd,
-    tag: checkedTag(text('tag')),
-    cache: oneOf(text('cache') ?? 'auto', '--cache', CACHE_MODES) as CacheMode,
-    numRequestQueues: wholeNumber(text('num-request-queues'), '--num-request-queues', 1, 64) ?? 1,
-    pollUs: wholeNumber(text('poll-us'), '--poll-us', 0, 1_000_000) ?? DEFAULT_POLL_US,
-    threadPoolSize:
-      wholeNumber(text('thread-pool-size'), '--thread-pool-size', 0, 256) ?? DEFAULT_POOL_THREADS,
-    logLevel: oneOf(
-      text('log-level') ?? 'info',
-      '--log-level',
-      LOG_LEVELS,
-    ) as DaemonOptions['logLevel'],
-    xattr: on('xattr') || posixAcl || securityLabel,
-    posixAcl,
-    securityLabel,
-    readonly: on('readonly'),
-    writeback: on('writeback'),
-    allowDirectIo: on('allow-direct-io'),
-    allowMmap: on('allow-mmap'),
-    readdirplus: !on('no-readdirplus'),
-    killprivV2: !on('no-killpriv-v2') || on('killpriv-v2'),
-    announceSubmounts: !on('no-announce-submounts') || on('announce-submounts'),
-    preserveNoatime: on('preserve-noatime'),
-    rlimitNofile: wholeNumber(text('rlimit-nofile'), '--rlimit-nofile', 0, 2 ** 31 - 1),
+    tag: tag === undefined ? undefined : values.tag(tag),
   }
 }
 
-function wholeNumber(
-  text: string | undefined,
+function fileSystemOptions(given: GivenOptions, warnings: string[]) {
+  const posixAcl = choice(given, 'posix-acl', NEGOTIATION_MODES) ?? 'never'
+  const securityLabel = choice(given, 'security-label', NEGOTIATION_MODES) ?? 'never'
+  const xattrmap = given.value('xattrmap')
+  if (xattrmap !== undefined) readable(() => parseXattrMap(xattrmap))
+  const handles = choice(given, 'inode-file-handles', INODE_FILE_HANDLES) ?? 'prefer'
+  if (handles === 'fallback')
+    warnings.push('--inode-file-handles=fallback is deprecated: use prefer')
+  return {
+    cache: choiceOfAnyCase(given, 'cache', CACHE_MODES) ?? 'auto',
+    readonly: given.has('readonly'),
+    writeback: given.has('writeback'),
+    allowDirectIo: given.has('allow-direct-io'),
+    allowMmap: given.has('allow-mmap'),
+    readdirplus: !given.has('no-readdirplus'),
+    announceSubmounts: !given.has('no-announce-submounts'),
+    killprivV2: !given.has('no-killpriv-v2'),
+    preserveNoatime: given.has('preserve-noatime'),
+    inodeFileHandles: handles === 'fallback' ? 'prefer' : handles,
+    xattr:
+      given.has('xattr') ||
+      xattrmap !== undefined ||
+      posixAcl !== 'never' ||
+      securityLabel !== 'never',
+    posixAcl,
+    securityLabel,
+    xattrmap,
+    migrationMode: choice(given, 'migration-mode', MIGRATION_MODES) ?? 'find-paths',
+    migrationOnError: choice(given, 'migration-on-error', MIGRATION_ON_ERROR) ?? 'abort',
+    migrationVerifyHandles: given.has('migration-verify-handles'),
+    migrationConfirmPaths: given.has('migration-confirm-paths'),
+  } as const
+}
+
+function isolationOptions(given: GivenOptions) {
+  const modcaps = given.value('modcaps')
+  const translateUid = given.values('translate-uid')
+  const translateGid = given.values('translate-gid')
+  readable(() => parseTranslate(translateUid, '--translate-uid'))
+  readable(() => parseTranslate(translateGid, '--translate-gid'))
+  return {
+    sandbox: choiceOfAnyCase(given, 'sandbox', SANDBOX_MODES),
+    seccomp: choice(given, 'seccomp', SECCOMP_ACTIONS),
+    modcaps: modcaps === undefined ? [] : values.capabilityChanges(modcaps),
+    uidMap: given.values('uid-map').map(text => values.idMap(text, '--uid-map')),
+    gidMap: given.values('gid-map').map(text => values.idMap(text, '--gid-map')),
+    translateUid,
+    translateGid,
+  }
+}
+
+function processOptions(
+  given: GivenOptions,
+  environment: Readonly<Record<string, string | undefined>>,
+  warnings: string[],
+) {
+  const threads = optionalNumber(given, 'thread-pool-size', 0, MAX_INT) ?? DEFAULT_POOL_THREADS
+  if (threads > MAX_POOL_THREADS)
+    warnings.push(`--thread-pool-size ${threads}: no more than ${MAX_POOL_THREADS} are started`)
+  let logLevel = choiceOfAnyCase(given, 'log-level', LOG_LEVELS)
+  if (logLevel === undefined && environment.RUST_LOG !== undefined) {
+    const rustLog = readRustLog(environment.RUST_LOG)
+    logLevel = rustLog.level
+    warnings.push(...rustLog.warnings)
+  }
+  return {
+    threadPoolSize: Math.min(threads, MAX_POOL_THREADS),
+    rlimitNofile: optionalNumber(given, 'rlimit-nofile', 0, MAX_INT),
+    logLevel: logLevel ?? 'info',
+    syslog: given.has('syslog'),
+    numRequestQueues: optionalNumber(given, 'num-request-queues', 1, MAX_QUEUES) ?? 1,
+    pollUs: optionalNumber(given, 'poll-us', 0, MAX_POLL_US) ?? DEFAULT_POLL_US,
+    nodeDescriptors: optionalNumber(
+      given,
+      'node-descriptors',
+      MIN_NODE_DESCRIPTORS,
+      MAX_NODE_DESCRIPTORS,
+    ),
+    reconnect: given.has('reconnect'),
+  }
+}
+
+/** Options that exclude each other. */
+function checkTogether(options: DaemonOptions): void {
+  const { posixAcl, sandbox, translateUid, translateGid, uidMap, gidMap } = options
+  if (posixAcl !== 'never' && translateUid.length + translateGid.length > 0)
+    throw new UsageError(
+      `--posix-acl=${posixAcl} excludes --translate-uid and --translate-gid: the ids inside access control lists would not be translated`,
+    )
+  if (sandbox !== undefined && sandbox !== 'namespace' && uidMap.length + gidMap.length > 0)
+    throw new UsageError(
+      `--uid-map and --gid-map need --sandbox=namespace: there is no user namespace with ${sandbox}`,
+    )
+  if (options.migrationMode === 'file-handles') {
+    const needless = options.migrationConfirmPaths
+      ? '--migration-confirm-paths'
+      : options.migrationVerifyHandles
+        ? '--migration-verify-handles'
+        : undefined
+    if (needless !== undefined)
+      throw new UsageError(
+        `${needless} is for --migration-mode=find-paths: file handles need no such check`,
+      )
+  }
+  const last = options.modcaps.findLast(({ capability }) => capability === CAP_DAC_READ_SEARCH)
+  if (options.inodeFileHandles === 'mandatory' && last?.action === 'remove')
+    throw new UsageError(
+      '--inode-file-handles=mandatory needs the capability that --modcaps=-dac_read_search drops',
+    )
+}
+
+function optionalNumber(
+  given: GivenOptions,
   name: string,
   least: number,
   most: number,
 ): number | undefined {
-  if (text === undefined) return undefined
-  const value = /^\d+$/.test(text) ? Number(text) : Number.NaN
-  if (!(value >= least && value <= most))
-    throw new UsageError(`${name} takes a number from ${least} to ${most}, not "${text}"`)
-  return value
+  const text = given.value(name)
+  return text === undefined ? undefined : values.wholeNumber(text, `--${name}`, least, most)
 }
 
-function oneOf(text: string, name: string, known: readonly string[]): string {
-  if (!known.includes(text))
-    throw new UsageError(`${name} takes one of ${known.join(', ')}, not "${text}"`)
-  return text
+function choice<T extends string>(
+  given: GivenOptions,
+  name: string,
+  known: readonly T[],
+): T | undefined {
+  const text = given.value(name)
+  return text === undefined ? undefined : values.oneOf(text, `--${name}`, known)
 }
 
-function checkedTag(tag: string | undefined): string | undefined {
-  if (tag === undefined) return undefined
-  const bytes = new TextEncoder().encode(tag).length
-  if (bytes === 0 || bytes > 36) throw new UsageError(`--tag takes 1 to 36 bytes, not ${bytes}`)
-  return tag
+/** As in the peer, whose options differ in this. */
+function choiceOfAnyCase<T extends string>(
+  given: GivenOptions,
+  name: string,
+  known: readonly T[],
+): T | undefined {
+  const text = given.value(name)
+  return text === undefined ? undefined : values.oneOf(text.toLowerCase(), `--${name}`, known)
+}
+
+/** Runs a parser of the file system: its complaint is about the command line. */
+function readable(parse: () => unknown): void {
+  try {
+    parse()
+  } catch (cause) {
+    if (!(cause instanceof IdTranslationError || cause instanceof XattrMapError)) throw cause
+    throw new UsageError(cause.message)
+  }
 }

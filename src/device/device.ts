@@ -4,7 +4,7 @@
  */
 import type { FuseServer } from '../fuse/server.js'
 import { SUSPENDED, VIOLATION as FUSE_VIOLATION } from '../fuse/server.js'
-import { MAX_RINGS } from '../native/addon.js'
+import { MAX_RINGS, native } from '../native/addon.js'
 import type { Context } from '../native/context.js'
 import type { RingSetup, VhostDevice } from '../vhost/device.js'
 import type { Log } from '../vhost/session.js'
@@ -54,6 +54,8 @@ export class Device implements VhostDevice {
   readonly #log: Log
   readonly #polling: AdaptivePolling
   readonly #callFds: Int32Array
+  /** SignalKind of each call descriptor. */
+  readonly #callKinds: Int32Array
   readonly #kickFds: Int32Array
   readonly #loggedAt = new Map<string, number>()
   /** Queues that are up, in the order of their numbers. */
@@ -70,6 +72,7 @@ export class Device implements VhostDevice {
     const count = MAX_RINGS
     this.queues = Array.from({ length: count }, (_, index) => new Virtqueue(context, chain, index))
     this.#callFds = new Int32Array(count).fill(-1)
+    this.#callKinds = new Int32Array(count)
     this.#kickFds = new Int32Array(count).fill(-1)
   }
 
@@ -79,7 +82,7 @@ export class Device implements VhostDevice {
     const queue = this.queues[index]!
     const fault = queue.start(setup)
     if (fault < 0) return fault
-    this.#callFds[index] = setup.callFd
+    this.ringCall(index, setup.callFd)
     if (setup.kickFd < 0) {
       this.#polledRings++
     } else {
@@ -95,9 +98,8 @@ export class Device implements VhostDevice {
   }
 
   ringCall(index: number, callFd: number): void {
-    // The former descriptor's number may be used again: what is known of it must go.
-    this.#context.raw.unwatchFd(this.#callFds[index]!)
     this.#callFds[index] = callFd
+    if (callFd >= 0) this.#callKinds[index] = native.signalKind(callFd)
   }
 
   ringDown(index: number): number {
@@ -111,7 +113,6 @@ export class Device implements VhostDevice {
     this.#serving = this.queues.filter(other => other.up)
     if (this.#kickFds[index]! >= 0) this.#context.raw.unwatchFd(this.#kickFds[index]!)
     else this.#polledRings--
-    this.#context.raw.unwatchFd(this.#callFds[index]!)
     this.#kickFds[index] = -1
     this.#callFds[index] = -1
     return base
@@ -202,7 +203,7 @@ export class Device implements VhostDevice {
   #signal(index: number): void {
     if (!this.queues[index]!.needsSignal() || this.#callFds[index]! < 0) return
     this.counters.signals++
-    const fault = this.#context.eventSignal(this.#callFds[index]!)
+    const fault = this.#context.eventSignal(this.#callFds[index]!, this.#callKinds[index]!)
     if (fault < 0)
       this.#report(index, `the call descriptor does not take signals (errno ${-fault})`)
   }

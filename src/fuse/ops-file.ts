@@ -27,6 +27,7 @@ import {
   fuse_write_in,
   fuse_write_out,
 } from '../../protocol/fuse/structs.js'
+import { O_ACCMODE, O_TRUNC } from '../../protocol/linux/constants.js'
 import { isSafeU64 } from '../../protocol/struct.js'
 import type { Outcome } from '../vfs/filesystem.js'
 import { encodeOpen } from './encode.js'
@@ -44,15 +45,12 @@ const OPEN_REPLY = {
 function open({ fs, request }: Call): Outcome {
   const { view } = request.context
   const In = fuse_open_in.f
+  const flags = In.flags.get(view, request.bodyAt)
+  // O_RDONLY is 0; O_TRUNC changes the file whatever the rest says.
+  if (fs.capabilities.readOnly && (flags & (O_ACCMODE | O_TRUNC)) !== 0) return -Errno.EROFS
   request.opened.reset()
   const killSuid = (In.open_flags.get(view, request.bodyAt) & FUSE_OPEN_KILL_SUIDGID) !== 0
-  return fs.open(
-    request,
-    request.nodeid,
-    In.flags.get(view, request.bodyAt),
-    killSuid,
-    request.opened,
-  )
+  return fs.open(request, request.nodeid, flags, killSuid, request.opened)
 }
 
 function read({ fs, session, request, buffers }: Call): Outcome {

@@ -22,6 +22,8 @@ import { encodeAttrOut, encodeEntry } from './encode.js'
 import type { Call, OperationTable } from './operation.js'
 import { encodeStatx } from './statx.js'
 
+const W_OK = 2
+
 /** How every reply that carries an entry is built, and taken back when it cannot be delivered. */
 export const ENTRY_REPLY = {
   replyBytes: fuse_entry_out.SIZE,
@@ -124,6 +126,7 @@ function readlink({ fs, request }: Call): Outcome {
 function access({ fs, request }: Call): Outcome {
   const mask = fuse_access_in.f.mask.get(request.context.view, request.bodyAt)
   if ((mask & ~7) !== 0) return -Errno.EINVAL
+  if ((mask & W_OK) !== 0 && fs.capabilities.readOnly) return -Errno.EROFS
   return fs.access(request, request.nodeid, mask)
 }
 

@@ -166,6 +166,9 @@ function create(call: Call): Outcome {
   )
 }
 
+/** As long as the guest can count. */
+const FOREVER_SEC = 0x7fffffff
+
 /** The kernel sends TMPFILE with the struct and name of CREATE; the name only serves its own dentry. */
 function tmpfile(call: Call): Outcome {
   const { fs, request } = call
@@ -178,7 +181,7 @@ function tmpfile(call: Call): Outcome {
   request.umask = In.umask.get(view, request.bodyAt)
   request.opened.reset()
   const flags = In.flags.get(view, request.bodyAt)
-  return fs.tmpfile(
+  const outcome = fs.tmpfile(
     request,
     request.nodeid,
     flags,
@@ -186,6 +189,10 @@ function tmpfile(call: Call): Outcome {
     request.entry,
     request.opened,
   )
+  // Without a name there is nothing to look up anew. The guest would try (its name for it is "/"):
+  // overlayfs keeps the dentry of a file copied up so, and would answer ESTALE from then on.
+  request.entry.entryValidSec = FOREVER_SEC
+  return outcome
 }
 
 export const namespaceOperations: OperationTable = {

@@ -105,8 +105,8 @@ export interface RawContext extends HotCalls {
   /**
    * Maps a memory region of the front end, shared and read-write. Takes no ownership of `fd`: the
    * caller closes it afterwards. Errors, in order: EINVAL zero size, wrapped or unsafe address,
-   * offset not a multiple of the page; EEXIST overlaps a region's guest or user addresses; ENOSPC
-   * more than 512 regions; EOVERFLOW the file behind `fd` ends before offset + size; errno of mmap.
+   * not a plain file; EEXIST overlaps a region's guest or user addresses; ENOSPC
+   * more than 512 regions (or 4,096 mappings in the process); EOVERFLOW the file behind `fd` ends before offset + size; errno of mmap.
    */
   addRegion(
     fd: number,
@@ -146,10 +146,14 @@ export interface RawContext extends HotCalls {
 
   /** Reads up to `bytes` into the arena; descriptors go to `fds`. See `Received`. */
   receive(fd: number, arenaAt: number, bytes: number, result: Int32Array): number
-  /** Sends arena bytes with the first `fdCount` of `fds`. Blocks until all is sent. Returns bytes or -errno. */
+  /** Sends arena bytes with the first `fdCount` of `fds`. Returns bytes or -errno; ETIMEDOUT when the peer does not take all of it within 5 s. */
   send(fd: number, arenaAt: number, bytes: number, fdCount: number): number
 
-  /** Joins the pool, detaches views, unmaps regions, closes the event set. Idempotent. Later calls answer -EBADF. */
+  /**
+   * Ends the pool, detaches views, unmaps regions, closes the event set. Idempotent; later calls answer
+   * -EBADF. Jobs get half a second to end, then their system calls are interrupted; after two seconds a
+   * thread that hangs in the kernel is left behind.
+   */
   dispose(): void
 }
 
@@ -167,6 +171,9 @@ export const PoolCall = {
 } as const
 export type PoolCall = (typeof PoolCall)[keyof typeof PoolCall]
 
+/** How a descriptor takes a signal; see `signalKind`. */
+export const SignalKind = { eventFd: 1, socket: 2, other: 3 } as const
+
 /** Exports of the shim that belong to no context. All return `>= 0` or `-errno` unless noted. */
 export interface NativeModule {
   createContext(options: ContextOptions): RawContext
@@ -182,6 +189,8 @@ export interface NativeModule {
   eventFd(): number
   /** Adds 1 to an eventfd, or writes 8 bytes to a pipe or socket. EAGAIN counts as success: a signal is pending already. */
   eventWrite(fd: number): number
+  /** What kind of signal descriptor this is, for `Context.eventSignal`: a SignalKind. */
+  signalKind(fd: number): number
   /** Reads an eventfd (or 8 bytes of a pipe): the value, -EAGAIN when nothing came within timeoutMs. */
   eventRead(fd: number, timeoutMs: number): number
   /** An anonymous memory file of `bytes` bytes. */

@@ -181,10 +181,14 @@ export class Context {
     return m[0]!
   }
 
-  /** Signals a call descriptor: adds 1 to an eventfd, writes 8 bytes to a pipe or socket. Never blocks. */
-  eventSignal(fd: number): number {
+  /**
+   * Signals a call descriptor: adds 1 to an eventfd, writes 8 bytes to a pipe or socket. `kind` is what
+   * `native.signalKind` said of it. Never blocks, unless an eventfd's kind is wrong.
+   */
+  eventSignal(fd: number, kind: number): number {
     const m = this.#mail
     m[1] = fd
+    m[2] = kind
     this.raw.eventSignal()
     return m[0]!
   }
@@ -386,7 +390,10 @@ export class Context {
   umask(mask: number): number {
     return this.#call1(this.raw.umask, mask)
   }
-  /** unshare(CLONE_FS): this thread gets a root, working directory and umask of its own. */
+  /**
+   * unshare(CLONE_FS): this thread gets a root, working directory and umask of its own, and stands in
+   * /proc/self/fd from then on, so that it reaches its descriptors' links under any root.
+   */
   unshareFs(): number {
     this.raw.unshareFs()
     return this.#mail[0]!

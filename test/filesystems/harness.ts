@@ -2,7 +2,12 @@
 import { SCRATCH_AT, ARENA_BYTES, REPLY_AT, REQUEST_AT } from '../../src/fuse/layout.js'
 import { native } from '../../src/native/addon.js'
 import { Context } from '../../src/native/context.js'
-import { type FileSystem, type Outcome, PENDING } from '../../src/vfs/filesystem.js'
+import {
+  type FileSystem,
+  type Negotiated,
+  type Outcome,
+  PENDING,
+} from '../../src/vfs/filesystem.js'
 import {
   Attributes,
   EntryReply,
@@ -25,6 +30,9 @@ export interface ListedEntry {
   /** Opaque, all 64 bits. */
   readonly cookie: bigint
   readonly nodeid: number
+  /** Of the attributes that came with it; 0 without. */
+  readonly uid: number
+  readonly gid: number
 }
 
 const GUEST = 0x10000
@@ -91,7 +99,11 @@ class ListSink implements DirectorySink {
     if (!this.fits()) return false
     const name = Buffer.from(this.#bytes.subarray(nameAt, nameAt + nameBytes)).toString('latin1')
     const cookie = (BigInt(cookieHigh) << 32n) | BigInt(cookieLow)
-    this.found.push({ name, type, cookie, nodeid: withEntry ? this.entry.nodeid : 0 })
+    const { nodeid, attr } = this.entry
+    const known = withEntry
+      ? { nodeid, uid: attr.uid, gid: attr.gid }
+      : { nodeid: 0, uid: 0, gid: 0 }
+    this.found.push({ name, type, cookie, ...known })
     return true
   }
 }
@@ -126,7 +138,7 @@ export class Harness {
   }
 
   /** Makes the file system known and starts it as INIT would. */
-  start(fs: TestableFileSystem): void {
+  start(fs: TestableFileSystem, changed: Partial<Negotiated> = {}): void {
     this.fs = fs
     fs.init({
       minor: 45,
@@ -138,6 +150,7 @@ export class Harness {
       createSuppGroup: false,
       securityContext: false,
       maxWriteBytes: 1 << 20,
+      ...changed,
     })
   }
 

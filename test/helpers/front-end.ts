@@ -18,6 +18,9 @@ export const BUFFERS_AT = 0x10_0000
 const MESSAGE_AT = 0
 const REPLY_AT = 8192
 
+/** A back end that says nothing for so long does not answer. */
+const REPLY_LIMIT_MS = 10_000
+
 export interface Reply {
   readonly request: number
   readonly flags: number
@@ -38,6 +41,7 @@ export class FrontEnd {
 
   /** Owns `socket`. */
   constructor(socket: number, memoryBytes = MEMORY_BYTES) {
+    native.setNonBlocking(socket, true)
     this.socket = socket
     this.context = new Context({ arenaBytes: 16384, maxSegments: 16, poolThreads: 1 })
     this.memoryFd = native.memfd('guest', memoryBytes)
@@ -78,9 +82,12 @@ export class FrontEnd {
   receive(): Reply | undefined {
     let have = 0
     let wanted = 12
+    const limit = performance.now() + REPLY_LIMIT_MS
     while (have < wanted) {
       this.pump()
       const got = this.context.receive(this.socket, REPLY_AT + have, wanted - have, this.#received)
+      // The back end had something else to do first.
+      if (got === -11 && performance.now() < limit) continue
       if (got === 0 || got === -104) return undefined
       if (got < 0) throw new Error(`receive: errno ${-got}`)
       have += got

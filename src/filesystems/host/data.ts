@@ -101,6 +101,13 @@ export function open(
   }
   if (fd < 0) return fd === -Errno.EMFILE ? -Errno.ENFILE : fd
   if (killSuid && (flags & O_TRUNC) !== 0) dropSetId(host, fd)
+  if ((flags & O_TRUNC) !== 0) {
+    const kept = host.dropCapabilities(fd)
+    if (kept < 0) {
+      host.context.close(fd)
+      return kept
+    }
+  }
   return adoptFile(host, node, fd, flags, opened)
 }
 
@@ -112,6 +119,14 @@ export function dropSetId(host: HostState, fd: number): void {
   let kept = mode & 0o7777 & ~S_ISUID
   if ((mode & (S_ISGID | S_IXGRP)) === (S_ISGID | S_IXGRP)) kept &= ~S_ISGID
   if (kept !== (mode & 0o7777)) context.chmod(fd, kept)
+}
+
+/**
+ * For FALLOCATE and COPY_FILE_RANGE, which do not say whether set-id bits are to go: the guest leaves
+ * that to us as it does with WRITE. Root's writes keep them.
+ */
+function dropSetIdOfStranger(host: HostState, request: Request, fd: number): void {
+  if (host.negotiated?.killpriv === true && request.uid !== 0) dropSetId(host, fd)
 }
 
 /** Hands a call to the pool on behalf of `request`; PENDING, or why it cannot be. */
@@ -191,6 +206,8 @@ export function write(
   const handle = host.handle(fh, false)
   if (handle === undefined) return -Errno.EBADF
   if (killSuid) dropSetId(host, handle.fd)
+  const kept = host.dropCapabilities(handle.fd)
+  if (kept < 0) return kept
   const { first, count, skip, bytes } = from
   if (handle.kind === 'remote' || handle.slowWrites)
     return inPool(request, PoolCall.writev, handle.fd, first, count, skip, bytes, offset, 0)
@@ -244,6 +261,9 @@ export function fallocate(
 ): Outcome {
   const handle = host.handle(fh, false)
   if (handle === undefined) return -Errno.EBADF
+  dropSetIdOfStranger(host, request, handle.fd)
+  const kept = host.dropCapabilities(handle.fd)
+  if (kept < 0) return kept
   return inPool(request, PoolCall.fallocate, handle.fd, mode, offset, length)
 }
 
@@ -259,5 +279,8 @@ export function copyFileRange(
   const from = host.handle(fhIn, false)
   const to = host.handle(fhOut, false)
   if (from === undefined || to === undefined) return -Errno.EBADF
+  dropSetIdOfStranger(host, request, to.fd)
+  const kept = host.dropCapabilities(to.fd)
+  if (kept < 0) return kept
   return inPool(request, PoolCall.copyFileRange, from.fd, offsetIn, to.fd, offsetOut, length)
 }

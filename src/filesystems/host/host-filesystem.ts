@@ -37,11 +37,13 @@ import { NO_CAPABILITIES, UnsupportedFileSystem } from '../../vfs/unsupported.js
 import * as data from './data.js'
 import * as directory from './directory.js'
 import * as namespace from './namespace.js'
+import { FORBIDDEN_ID } from './id-translation.js'
 import type { HostNode } from './nodes.js'
 import type { HostOptions } from './options.js'
 import { OTHER_AT } from './scratch.js'
 import { HostState } from './state.js'
 import { STATX_WANTED } from './stat.js'
+import * as xattrs from './xattrs.js'
 
 const STALE = -Errno.ESTALE
 
@@ -50,7 +52,10 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
   readonly #host: HostState
   readonly #context: Context
 
-  /** `scratchAt`: SCRATCH_BYTES of the context's arena, the same as `Request.scratchAt`. Call `start` next. */
+  /**
+   * `scratchAt`: SCRATCH_BYTES of the context's arena, the same as `Request.scratchAt`. Call `start` next.
+   * Errors thrown: XattrMapError, IdTranslationError; posixAcl together with a translation.
+   */
   constructor(context: Context, scratchAt: number, options: HostOptions) {
     super()
     this.#context = context
@@ -58,8 +63,8 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
     this.capabilities = {
       ...NO_CAPABILITIES,
       readdirplus: options.cache !== 'never',
-      xattr: options.xattr,
-      posixAcl: options.posixAcl && options.xattr,
+      xattr: this.#host.xattr,
+      posixAcl: options.posixAcl && this.#host.xattr,
       securityContext: options.securityContext,
       killpriv: true,
       writeback: true,
@@ -156,14 +161,17 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
     const fd =
       handle !== undefined && handle.node === node ? handle.fd : this.#host.nodes.fdOf(node)
     if (fd < 0) return fd
+    const { uids, gids } = this.#host
+    const uid = uids !== undefined && change.setUid ? uids.toHost(change.uid) : change.uid
+    const gid = gids !== undefined && change.setGid ? gids.toHost(change.gid) : change.gid
+    if (uid === FORBIDDEN_ID || gid === FORBIDDEN_ID) return -Errno.EPERM
     let fault = 0
-    if (change.setMode) fault = this.#context.chmod(fd, change.mode & 0o7777)
+    // Only regular files have capabilities, and user attributes of links cannot even be removed.
+    if ((change.setUid || change.setGid || change.setSize) && node.type === S_IFREG)
+      fault = this.#host.dropCapabilities(fd)
+    if (fault >= 0 && change.setMode) fault = this.#context.chmod(fd, change.mode & 0o7777)
     if (fault >= 0 && (change.setUid || change.setGid))
-      fault = this.#context.chown(
-        fd,
-        change.setUid ? change.uid : KEEP_ID,
-        change.setGid ? change.gid : KEEP_ID,
-      )
+      fault = this.#context.chown(fd, change.setUid ? uid : KEEP_ID, change.setGid ? gid : KEEP_ID)
     if (fault >= 0 && change.setSize) fault = this.#truncate(node, fd, handle?.fd === fd, change)
     if (fault >= 0 && (change.setAtime || change.setMtime)) fault = this.#setTimes(fd, change)
     return fault
@@ -487,19 +495,19 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
 
   /** A path descriptor for xattr calls, or why there is none. */
   #attributeFd(nodeid: number): number {
-    if (!this.#host.options.xattr) return -Errno.ENOSYS
+    if (!this.#host.xattr) return -Errno.ENOSYS
     const node = this.#node(nodeid)
     return node === undefined ? STALE : this.#host.nodes.fdOf(node)
   }
 
   override getxattr(_request: Request, nodeid: number, name: Name, out: Span): Outcome {
     const path = this.#attributeFd(nodeid)
-    return path < 0 ? path : this.#context.getxattr(path, name.at, out.at, out.bytes)
+    return path < 0 ? path : xattrs.getxattr(this.#host, path, name, out)
   }
 
   override listxattr(_request: Request, nodeid: number, out: Span): Outcome {
     const path = this.#attributeFd(nodeid)
-    return path < 0 ? path : this.#context.listxattr(path, out.at, out.bytes)
+    return path < 0 ? path : xattrs.listxattr(this.#host, path, out)
   }
 
   override setxattr(
@@ -514,13 +522,13 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
     if (path < 0) return path
     // Without CAP_FSETID the kernel clears set-group-id as it does for an ordinary caller.
     const had = killSgid ? this.#context.setEffectiveCapability(CAP_FSETID, 0) : 0
-    const outcome = this.#context.setxattr(path, name.at, value.at, value.bytes, flags)
+    const outcome = xattrs.setxattr(this.#host, path, name, value, flags)
     if (had === 1) this.#context.setEffectiveCapability(CAP_FSETID, 1)
     return outcome
   }
 
   override removexattr(_request: Request, nodeid: number, name: Name): Outcome {
     const path = this.#attributeFd(nodeid)
-    return path < 0 ? path : this.#context.removexattr(path, name.at)
+    return path < 0 ? path : xattrs.removexattr(this.#host, path, name)
   }
 }

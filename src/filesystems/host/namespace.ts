@@ -18,6 +18,7 @@ import { adoptFile, hostOpenFlags, open } from './data.js'
 import type { HostNode } from './nodes.js'
 import type { HostState } from './state.js'
 import { STATX_WANTED } from './stat.js'
+import { setxattr } from './xattrs.js'
 
 /** Finds `name` in `parent`: node, lookup and attributes go to `entry`. */
 export function lookup(host: HostState, parent: HostNode, name: Name, entry: EntryReply): Outcome {
@@ -58,10 +59,7 @@ function label(host: HostState, request: Request, entry: EntryReply): Outcome {
   if (securityName.bytes === 0) return 0
   const node = host.nodes.get(entry.nodeid)!
   const path = host.nodes.fdOf(node)
-  const fault =
-    path < 0
-      ? path
-      : host.context.setxattr(path, securityName.at, securityValue.at, securityValue.bytes, 0)
+  const fault = path < 0 ? path : setxattr(host, path, securityName, securityValue, 0)
   if (fault >= 0 || fault === -Errno.EOPNOTSUPP) return 0
   host.nodes.forget(node, 1)
   return fault

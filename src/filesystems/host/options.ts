@@ -14,6 +14,11 @@ export interface HostOptions {
   /** O_DIRECT of the guest reaches the host file. */
   readonly allowDirectIo: boolean
   readonly securityContext: boolean
+  /** Text of --xattrmap (see xattrmap.ts); implies `xattr`. */
+  readonly xattrmap?: string | undefined
+  /** Texts of --translate-uid and --translate-gid (see id-translation.ts); not together with `posixAcl`. */
+  readonly translateUid?: readonly string[] | undefined
+  readonly translateGid?: readonly string[] | undefined
   /** O_NOATIME of the guest is kept; otherwise dropped (it needs to own the file). */
   readonly preserveNoatime: boolean
   /** Node descriptors kept open at most; others are opened again when needed. */

@@ -1,0 +1,13 @@
+import type { LogLevel } from '../vhost/session.js'
+
+/** The least important level that is logged, or none at all. */
+export type LogThreshold = LogLevel | 'off'
+
+export const LOG_LEVELS: readonly LogThreshold[] = [
+  'error',
+  'warn',
+  'info',
+  'debug',
+  'trace',
+  'off',
+]
