@@ -127,7 +127,6 @@ function makeInitramfs(lab: string, guest: QemuGuest, options: QemuOptions): str
 function qemuArguments(kernel: string, initramfs: string, options: QemuOptions): string[] {
   const memory = `${options.memoryMiB ?? 512}M`
   const queues = options.queues === undefined ? '' : `,num-request-queues=${options.queues}`
-  // prettier-ignore
   return [
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-serial', 'stdio'],
     ...['-accel', 'tcg,thread=multi', '-smp', String(options.cpus ?? 1), '-m', memory],

@@ -145,7 +145,7 @@ qemuTest(
           reboot -f; sleep 1000
         elif [ ! -e second ]; then
           sha256sum -c sum; echo second > second
-          while [ -e second ] && [ ! -e go ]; do sleep 0.2; done
+          while [ ! -e go ]; do sleep 0.2; done
           touch /lab/reboot
         else
           sha256sum -c sum; cat second; rm open*; echo third > third
@@ -170,10 +170,11 @@ qemuTest(
   },
 )
 
-// Which request queue is used is the guest's choice. Linux before 6.10 sets up all of them and sends every
-// request through the first; Debian 12's 6.1 does. So here: every queue is set up and running, and the
-// first serves all CPUs at once. Traffic on all queues: test/device/requests.test.ts, with a driver of
-// our own. A newer kernel in the cache must use more than one.
+// Which request queue is used is the guest's choice. Debian 12's Linux 6.1 sets up all of them and sends
+// every request through the first; Linux 6.12 takes the queue of the CPU (seen with this test and
+// bookworm-backports' 6.12, which QEMU 7.2 boots only now and then, so it is not used here). So with 6.1
+// every queue is set up and running, and the first serves all CPUs at once. Traffic on all queues:
+// test/device/requests.test.ts, with a driver of our own.
 for (const queues of [2, 4])
   qemuTest(
     `QEMU: ${queues} request queues and CPUs, a writer and reader on each`,
