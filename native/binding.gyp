@@ -8,8 +8,12 @@
         "context.cc",
         "guest_memory.cc",
         "memory_guard.cc",
+        "dirty_log.cc",
         "event_wait.cc",
         "unix_socket.cc",
+        "process.cc",
+        "every_thread.cc",
+        "sandbox.cc",
         "fs_calls.cc",
         "file_io.cc"
       ],
@@ -17,12 +21,22 @@
       "defines": ["NAPI_DISABLE_CPP_EXCEPTIONS", "NODE_ADDON_API_DISABLE_DEPRECATED", "NAPI_VERSION=9", "_GNU_SOURCE", "_FILE_OFFSET_BITS=64"],
       "cflags_cc": ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-Wno-missing-field-initializers", "-O2", "-g", "-fvisibility=hidden", "-fno-exceptions"],
       "cflags_cc!": ["-std=gnu++17", "-std=gnu++20", "-fno-rtti"],
+      # Threads and signal handlers of ours may outlive the last JavaScript thread that uses the shim.
+      "ldflags": ["-Wl,-z,nodelete"],
       "conditions": [
         ["sanitize==1", {
           "cflags_cc": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"],
           "ldflags": ["-fsanitize=address,undefined"]
         }]
       ]
+    },
+    {
+      "target_name": "virtiofsd-userns",
+      "type": "executable",
+      "sources": ["userns.cc"],
+      "defines": ["_GNU_SOURCE"],
+      "cflags_cc": ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-Wno-missing-field-initializers", "-O2", "-g"],
+      "cflags_cc!": ["-std=gnu++17", "-std=gnu++20"]
     }
   ]
 }

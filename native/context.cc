@@ -42,6 +42,13 @@ bool toInt(napi_env env, napi_value value, int* out) {
   double wide;
   return toDouble(env, value, &wide) && asInt(wide, out);
 }
+
+bool toText(napi_env env, napi_value value, std::string* out) {
+  size_t length = 0;
+  if (napi_get_value_string_utf8(env, value, nullptr, 0, &length) != napi_ok) return false;
+  out->resize(length);
+  return napi_get_value_string_utf8(env, value, out->data(), length + 1, &length) == napi_ok;
+}
 bool toBig(napi_env env, napi_value value, uint64_t* out) {
   bool lossless = false;
   return napi_get_value_bigint_uint64(env, value, out, &lossless) == napi_ok && lossless;
@@ -115,7 +122,7 @@ void shareArray(napi_env env, napi_value object, const char* name, void* at, siz
 const HotCall kCoreCalls[] = {
     {"copyIn", callCopyIn}, {"copyOut", callCopyOut}, {"readv", callReadv},
     {"writev", callWritev}, {"submit", callSubmit},   {"reap", callReap},
-    {"wait", callWait},     {"eventSignal", callEventSignal},
+    {"wait", callWait},     {"eventSignal", callEventSignal}, {"markDirty", callMarkDirty},
 };
 
 size_t roundUp(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
@@ -139,6 +146,7 @@ void disposeContext(Context& c) {
   stopPool(c);
   c.pool.reset();
   releaseGuestMemory(c);
+  dropDirtyLog(c);
   c.disposed = true;
   for (int* fd : {&c.epoll, &c.procFds}) {
     if (*fd >= 0) close(*fd);
@@ -215,6 +223,7 @@ napi_value createContext(napi_env env, napi_callback_info info) {
   for (const HotCall& call : kCoreCalls) bind(call);
   for (size_t i = 0; i < kFsCallCount; i++) bind(kFsCalls[i]);
   defineGuestMemory(env, object, &c);
+  defineDirtyLog(env, object, &c);
   defineEventWait(env, object, &c);
   defineSocketCalls(env, object, &c);
   defineFunction(env, object, "dispose", dispose, &c);

@@ -57,12 +57,27 @@ struct Watched {
   bool edge = false;
 };
 
+// A piece of guest memory, by guest address.
+struct GuestRange {
+  uint64_t guest = 0;
+  uint64_t bytes = 0;
+};
+
+// The front end's bitmap of pages written (see dirty_log.cc).
+struct DirtyLog {
+  std::shared_ptr<Mapping> mapping;
+  uint8_t* bits = nullptr;
+  uint64_t bytes = 0;
+  uint64_t missed = 0;  // writes it has no bit for
+};
+
 struct Job {
   int call = 0;
   int32_t token = 0;
   double args[8] = {0};
   std::vector<iovec> iov;
   std::vector<std::shared_ptr<Mapping>> held;  // keeps guest memory mapped while the job runs
+  std::vector<GuestRange> ranges;              // what it writes, for the dirty log
   int64_t result = 0;
 };
 
@@ -115,6 +130,9 @@ struct Context {
   int epoll = -1;
   std::unordered_map<int, Watched> watched;
   std::vector<iovec> iov;  // scratch of readv, writev
+  std::vector<GuestRange> ranges;  // likewise, when writes are logged
+  std::unique_ptr<DirtyLog> log;
+  DirtyLog* dirty = nullptr;  // the log while writes are logged; null costs the hot path one test
   std::shared_ptr<Pool> pool;
 
   Credentials credentials;
@@ -164,12 +182,20 @@ void defineGuestMemory(napi_env env, napi_value object, Context* c);
 // (at least 1). Null when the address is in no region.
 uint8_t* translate(Context& c, uint64_t guest, uint64_t bytes, uint64_t* have, size_t* region);
 // Appends the host ranges of segments [first, first + count), without the first `skip` bytes, at most
-// `bytes` of them. Returns the bytes, or -EFAULT, -EINVAL. `held` (optional) collects the mappings.
+// `bytes` of them. Returns the bytes, or -EFAULT, -EINVAL. `held` (optional) collects the mappings,
+// `ranges` (optional) the guest addresses.
 int64_t gather(Context& c, double first, double count, double skip, double bytes, std::vector<iovec>* iov,
-               std::vector<std::shared_ptr<Mapping>>* held);
+               std::vector<std::shared_ptr<Mapping>>* held, std::vector<GuestRange>* ranges);
 int64_t callCopyIn(Context& c, const double* a);
 int64_t callCopyOut(Context& c, const double* a);
 void releaseGuestMemory(Context& c);
+
+// --- dirty_log.cc -------------------------------------------------------------------------------
+void defineDirtyLog(napi_env env, napi_value object, Context* c);
+// Marks the pages of the first `bytes` bytes of `ranges`.
+void markRanges(DirtyLog& log, const std::vector<GuestRange>& ranges, int64_t bytes);
+int64_t callMarkDirty(Context& c, const double* a);
+void dropDirtyLog(Context& c);
 
 // --- event_wait.cc ------------------------------------------------------------------------------
 void defineEventWait(napi_env env, napi_value object, Context* c);
@@ -183,6 +209,9 @@ int signalKind(int fd);
 // --- unix_socket.cc -----------------------------------------------------------------------------
 void defineSocketCalls(napi_env env, napi_value object, Context* c);
 void defineModuleSockets(napi_env env, napi_value exports);
+
+// --- process.cc ---------------------------------------------------------------------------------
+void defineModuleProcess(napi_env env, napi_value exports);
 
 // --- file_io.cc ---------------------------------------------------------------------------------
 int64_t callReadv(Context& c, const double* a);
@@ -229,6 +258,7 @@ napi_value number(napi_env env, double value);
 size_t arguments(napi_env env, napi_callback_info info, napi_value* out, size_t most, void** data);
 bool toDouble(napi_env env, napi_value value, double* out);
 bool toInt(napi_env env, napi_value value, int* out);
+bool toText(napi_env env, napi_value value, std::string* out);
 bool toBig(napi_env env, napi_value value, uint64_t* out);
 napi_value typeError(napi_env env, const char* message);
 

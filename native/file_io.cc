@@ -57,10 +57,14 @@ int64_t io(Context& c, const double* a, bool reading) {
   int fd, flags;
   int64_t offset;
   if (!ioArguments(a, &fd, &offset, &flags)) return -EINVAL;
+  const bool logged = reading && c.dirty != nullptr;
   c.iov.clear();
-  const int64_t bytes = gather(c, a[1], a[2], a[3], a[4], &c.iov, nullptr);
+  c.ranges.clear();
+  const int64_t bytes = gather(c, a[1], a[2], a[3], a[4], &c.iov, nullptr, logged ? &c.ranges : nullptr);
   if (bytes <= 0) return bytes;
-  return transfer(reading, fd, c.iov, offset, flags, c.pool->stop);
+  const int64_t moved = transfer(reading, fd, c.iov, offset, flags, c.pool->stop);
+  if (logged) markRanges(*c.dirty, c.ranges, moved);
+  return moved;
 }
 
 enum PoolCall { kReadv, kWritev, kFsync, kSyncfs, kFallocate, kCopyFileRange, kClose, kFlock, kFtruncate, kPoolCalls };
@@ -178,6 +182,7 @@ int64_t callSubmit(Context& c, const double* a) {
   std::copy(a, a + 7, job->args);
   job->iov.clear();
   job->held.clear();
+  job->ranges.clear();
   int64_t fault = 0;
   if (call == kReadv || call == kWritev) {
     int fd, flags;
@@ -185,7 +190,9 @@ int64_t callSubmit(Context& c, const double* a) {
     if (!ioArguments(a, &fd, &offset, &flags))
       fault = -EINVAL;
     else
-      fault = std::min<int64_t>(gather(c, a[1], a[2], a[3], a[4], &job->iov, &job->held), 0);
+      // Writes may be logged by the time the job is done, though they are not now.
+      fault = std::min<int64_t>(
+          gather(c, a[1], a[2], a[3], a[4], &job->iov, &job->held, call == kReadv ? &job->ranges : nullptr), 0);
   }
   if (fault < 0) {
     job->held.clear();
@@ -219,6 +226,7 @@ int64_t callReap(Context& c, const double*) {
     pool.doneCount.fetch_sub(1, std::memory_order_seq_cst);
   }
   pool.inFlight--;
+  if (c.dirty != nullptr && job->call == kReadv) markRanges(*c.dirty, job->ranges, job->result);
   c.mail[1] = static_cast<double>(job->result);
   const int32_t token = job->token;
   pool.spare.push_back(std::move(job));

@@ -144,6 +144,17 @@ int64_t readlinkCall(Context& c, const double* a) {
   return -ENAMETOOLONG;
 }
 
+// fd, out, bytes
+int64_t fdLink(Context& c, const double* a) {
+  INT(fd, a[0]);
+  UNSIGNED(bytes, a[2]);
+  BYTES(out, a[1], bytes);
+  if (bytes == 0) return -EINVAL;
+  const ssize_t got = readlink(ProcPath(c, fd).text, reinterpret_cast<char*>(out), bytes);
+  if (got < 0) return -errno;
+  return static_cast<size_t>(got) < bytes ? got : -ENAMETOOLONG;
+}
+
 int64_t mknodAt(Context& c, const double* a) {
   INT(dir, a[0]);
   NAME(name, a[1]);
@@ -539,6 +550,7 @@ const HotCall kFsCalls[] = {
     {"statx", statxCall},
     {"statfs", statfsCall},
     {"readlink", readlinkCall},
+    {"fdLink", fdLink},
     {"mknodat", mknodAt},
     {"mkdirat", mkdirAt},
     {"symlinkat", symlinkAt},

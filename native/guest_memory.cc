@@ -38,7 +38,7 @@ uint8_t* translate(Context& c, uint64_t guest, uint64_t bytes, uint64_t* have, s
 }
 
 int64_t gather(Context& c, double first, double count, double skip, double bytes, std::vector<iovec>* iov,
-               std::vector<std::shared_ptr<Mapping>>* held) {
+               std::vector<std::shared_ptr<Mapping>>* held, std::vector<GuestRange>* ranges) {
   uint64_t from, segments, toSkip, wanted;
   const double limit = static_cast<double>(c.maxSegments);
   if (!asUnsigned(first, limit, &from) || !asUnsigned(count, limit, &segments) || segments > c.maxSegments - from ||
@@ -70,6 +70,7 @@ int64_t gather(Context& c, double first, double count, double skip, double bytes
         held->push_back(c.regions[region].mapping);
         lastHeld = region;
       }
+      if (ranges != nullptr) ranges->push_back({address, have});
       address += have;
       length -= have;
       wanted -= have;
@@ -87,8 +88,10 @@ int64_t copySegments(Context& c, const double* a, bool toGuest) {
   if (!asUnsigned(a[4], static_cast<double>(c.arenaBytes), &bytes)) return -EFAULT;
   uint8_t* arena = arenaRange(c, a[3], bytes);
   if (arena == nullptr) return -EFAULT;
+  const bool logged = toGuest && c.dirty != nullptr;
   c.iov.clear();
-  const int64_t total = gather(c, a[0], a[1], a[2], a[4], &c.iov, nullptr);
+  c.ranges.clear();
+  const int64_t total = gather(c, a[0], a[1], a[2], a[4], &c.iov, nullptr, logged ? &c.ranges : nullptr);
   if (total < 0) return total;
   for (const iovec& piece : c.iov) {
     if (toGuest)
@@ -97,6 +100,7 @@ int64_t copySegments(Context& c, const double* a, bool toGuest) {
       memcpy(arena, piece.iov_base, piece.iov_len);
     arena += piece.iov_len;
   }
+  if (logged) markRanges(*c.dirty, c.ranges, total);
   return total;
 }
 

@@ -30,13 +30,6 @@ int64_t milliseconds() {
   return static_cast<int64_t>(now.tv_sec) * 1000 + now.tv_nsec / 1000000;
 }
 
-bool text(napi_env env, napi_value value, std::string* out) {
-  size_t length = 0;
-  if (napi_get_value_string_utf8(env, value, nullptr, 0, &length) != napi_ok) return false;
-  out->resize(length);
-  return napi_get_value_string_utf8(env, value, out->data(), length + 1, &length) == napi_ok;
-}
-
 int address(const std::string& path, sockaddr_un* out, socklen_t* length) {
   if (path.empty()) return -ENOENT;
   if (path.size() >= sizeof out->sun_path) return -ENAMETOOLONG;
@@ -162,7 +155,7 @@ napi_value unixListen(napi_env env, napi_callback_info info) {
   napi_value args[2];
   std::string path;
   int backlog;
-  if (arguments(env, info, args, 2, nullptr) < 2 || !text(env, args[0], &path) || !toInt(env, args[1], &backlog))
+  if (arguments(env, info, args, 2, nullptr) < 2 || !toText(env, args[0], &path) || !toInt(env, args[1], &backlog))
     return typeError(env, "unixListen: a path and a number");
   sockaddr_un at;
   socklen_t length;
@@ -195,21 +188,33 @@ napi_value unixAccept(napi_env env, napi_callback_info info) {
   }
 }
 
-napi_value unixConnect(napi_env env, napi_callback_info info) {
-  napi_value args[1];
-  std::string path;
-  if (arguments(env, info, args, 1, nullptr) < 1 || !text(env, args[0], &path))
-    return typeError(env, "unixConnect: a path");
+int connectTo(const std::string& path, int type) {
   sockaddr_un at;
   socklen_t length;
   const int fault = address(path, &at, &length);
-  if (fault != 0) return number(env, fault);
-  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) return number(env, -errno);
-  if (connect(fd, reinterpret_cast<sockaddr*>(&at), length) == 0) return number(env, fd);
+  if (fault != 0) return fault;
+  const int fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
+  if (fd < 0) return -errno;
+  if (connect(fd, reinterpret_cast<sockaddr*>(&at), length) == 0) return fd;
   const int code = errno;
   close(fd);
-  return number(env, -code);
+  return -code;
+}
+
+napi_value unixConnect(napi_env env, napi_callback_info info) {
+  napi_value args[1];
+  std::string path;
+  if (arguments(env, info, args, 1, nullptr) < 1 || !toText(env, args[0], &path))
+    return typeError(env, "unixConnect: a path");
+  return number(env, connectTo(path, SOCK_STREAM));
+}
+
+napi_value unixDatagram(napi_env env, napi_callback_info info) {
+  napi_value args[1];
+  std::string path;
+  if (arguments(env, info, args, 1, nullptr) < 1 || !toText(env, args[0], &path))
+    return typeError(env, "unixDatagram: a path");
+  return number(env, connectTo(path, SOCK_DGRAM));
 }
 
 napi_value checkListener(napi_env env, napi_callback_info info) {
@@ -281,7 +286,7 @@ napi_value makeMemfd(napi_env env, napi_callback_info info) {
   std::string name;
   double wide;
   uint64_t bytes;
-  if (arguments(env, info, args, 2, nullptr) < 2 || !text(env, args[0], &name) || !toDouble(env, args[1], &wide) ||
+  if (arguments(env, info, args, 2, nullptr) < 2 || !toText(env, args[0], &name) || !toDouble(env, args[1], &wide) ||
       !asUnsigned(wide, kMaxSafe, &bytes))
     return typeError(env, "memfd: a name and a size");
   const int fd = memfd_create(name.c_str(), MFD_CLOEXEC);
@@ -324,7 +329,7 @@ napi_value dupFd(napi_env env, napi_callback_info info) {
 napi_value setProcessName(napi_env env, napi_callback_info info) {
   napi_value args[1];
   std::string name;
-  if (arguments(env, info, args, 1, nullptr) < 1 || !text(env, args[0], &name))
+  if (arguments(env, info, args, 1, nullptr) < 1 || !toText(env, args[0], &name))
     return typeError(env, "setProcessName: a name");
   return number(env, prctl(PR_SET_NAME, name.c_str(), 0, 0, 0) == 0 ? 0 : -errno);
 }
@@ -381,7 +386,7 @@ void defineModuleSockets(napi_env env, napi_value exports) {
       {"closeFd", closeFd},               {"dupFd", dupFd},
       {"setProcessName", setProcessName}, {"getNoFileLimit", getNoFileLimit},
       {"setNoFileLimit", setNoFileLimit}, {"signalKind", signalKindOf},
-      {"exitNow", exitNow},
+      {"exitNow", exitNow},               {"unixDatagram", unixDatagram},
   };
   for (const auto& function : functions) defineFunction(env, exports, function.name, function.callback, nullptr);
 }

@@ -1,5 +1,6 @@
 /** What the command line comes to. */
-import type { CacheMode } from '../filesystems/host/options.js'
+import type { CacheMode, InodeFileHandles } from '../filesystems/host/options.js'
+import type { MigrationMode, MigrationOnError } from '../vfs/migration.js'
 import type { LogThreshold } from './log-levels.js'
 import type { CapabilityChange, IdMap } from './option-values.js'
 
@@ -7,9 +8,6 @@ import type { CapabilityChange, IdMap } from './option-values.js'
 export type NegotiationMode = 'never' | 'auto' | 'always'
 export type SandboxMode = 'namespace' | 'chroot' | 'none'
 export type SeccompAction = 'kill' | 'log' | 'trap' | 'none'
-export type InodeFileHandles = 'never' | 'prefer' | 'mandatory'
-export type MigrationMode = 'find-paths' | 'file-handles'
-export type MigrationOnError = 'abort' | 'guest-error'
 
 export interface DaemonOptions {
   readonly sharedDir: string

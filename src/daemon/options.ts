@@ -6,11 +6,10 @@ import { CAP_DAC_READ_SEARCH } from '../../protocol/linux/constants.js'
 import { IdTranslationError, parseTranslate } from '../filesystems/host/id-translation.js'
 import type { CacheMode } from '../filesystems/host/options.js'
 import { parseXattrMap, XattrMapError } from '../filesystems/host/xattrmap.js'
+import type { MigrationMode, MigrationOnError } from '../vfs/migration.js'
 import { type GivenOptions, readCommandLine } from './command-line.js'
 import type {
   DaemonOptions,
-  MigrationMode,
-  MigrationOnError,
   NegotiationMode,
   SandboxMode,
   SeccompAction,
@@ -48,6 +47,7 @@ const FEATURES = [
   'separate-options',
   'posix-acl-negotiation-mode',
   'security-label-negotiation-mode',
+  'migrate-precopy',
 ]
 
 export function capabilitiesText(): string {

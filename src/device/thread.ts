@@ -1,9 +1,9 @@
 /**
- * The device thread: waits for the front end, runs session and device until one of them ends. Started
- * by src/daemon as a worker; talks to it by messages (log records, how it ended) and an eventfd (stop).
+ * The device thread: waits for the front end, runs session and device until that one goes; with
+ * `reconnect` it then waits for the next one. Started by src/daemon as a worker, which it sends messages:
+ * log records, who came and went. It ends by itself, or with the process.
  */
 import { parentPort, workerData } from 'node:worker_threads'
-import { errnoName } from '../../protocol/errno.js'
 import { HostFileSystem } from '../filesystems/host/host-filesystem.js'
 import type { HostOptions } from '../filesystems/host/options.js'
 import { ARENA_BYTES, MESSAGE_AT, SCRATCH_AT, TABLE_AT, TABLE_BYTES } from '../fuse/layout.js'
@@ -16,15 +16,20 @@ import { Chain } from '../virtio/chain.js'
 import { Device, Token } from './device.js'
 import { tracer } from './trace.js'
 
+/** What the thread is started with. */
+export interface ThreadStart {
+  readonly poolThreads: number
+}
+
+/** What it is told when it may serve. */
 export interface ThreadOptions {
-  /** Listening socket; the thread accepts one connection. Owned by the starter. */
+  /** Listening socket. The thread owns it: it accepts one connection and closes it. */
   readonly listenerFd: number
-  /** Readable when the thread is to end. */
-  readonly stopFd: number
+  /** Listen on, and serve the next front end when one has gone. */
+  readonly reconnect: boolean
   readonly requestQueues: number
   readonly tag?: string | undefined
   readonly pollUs: number
-  readonly poolThreads: number
   readonly logLevel: LogLevel
   readonly fuse: SessionOptions
   readonly host: HostOptions
@@ -32,8 +37,12 @@ export interface ThreadOptions {
 
 export type ThreadMessage =
   | { readonly type: 'log'; readonly level: LogLevel; readonly message: string }
+  /** Every module is there; the thread waits for its options, and the process is isolated by then. */
+  | { readonly type: 'loaded' }
+  /** A front end that connects now is served. */
+  | { readonly type: 'ready' }
   | { readonly type: 'connected' }
-  /** `violation` is empty when the front end just went, or the thread was told to stop. */
+  /** The front end went, or the thread could not start. `violation` is empty when it just went. */
   | { readonly type: 'ended'; readonly violation: string }
 
 const MAX_SEGMENTS = 32768 + 256
@@ -42,13 +51,9 @@ function post(message: ThreadMessage): void {
   parentPort?.postMessage(message)
 }
 
-function main(options: ThreadOptions): void {
+/** Isolated or not, from here on: what needs /proc is done already. */
+function main(context: Context, options: ThreadOptions): void {
   const log: Log = (level, message) => post({ type: 'log', level, message })
-  const context = new Context({
-    arenaBytes: ARENA_BYTES,
-    maxSegments: MAX_SEGMENTS,
-    poolThreads: options.poolThreads,
-  })
   // A umask of its own for this thread: the guest's is applied to what it creates.
   if (context.unshareFs() < 0)
     log('warn', 'cannot take the umask out of the process; files are made with umask 0')
@@ -56,23 +61,28 @@ function main(options: ThreadOptions): void {
   const fs = new HostFileSystem(context, SCRATCH_AT, options.host)
   const fault = fs.start()
   if (fault < 0) {
-    post({
-      type: 'ended',
-      violation: `cannot open the shared directory ${options.host.sharedDir}: ${errnoName(fault)}`,
-    })
+    post({ type: 'ended', violation: fs.startFault })
     return
   }
-  const violation = serve(context, fs, options, log)
+  do {
+    const socketFd = accept(context, options)
+    post({ type: 'connected' })
+    const violation = serve(context, fs, socketFd, options, log)
+    native.closeFd(socketFd)
+    post({ type: 'ended', violation })
+  } while (options.reconnect)
   fs.dispose()
   context.dispose()
-  post({ type: 'ended', violation })
 }
 
-function serve(context: Context, fs: HostFileSystem, options: ThreadOptions, log: Log): string {
-  context.raw.watchFd(options.stopFd, Token.stop, false)
-  const socketFd = accept(context, options.listenerFd)
-  if (socketFd < 0) return ''
-  post({ type: 'connected' })
+/** Serves one front end; nothing of it is left afterwards. Returns how it broke the protocol, or ''. */
+function serve(
+  context: Context,
+  fs: HostFileSystem,
+  socketFd: number,
+  options: ThreadOptions,
+  log: Log,
+): string {
   let device: Device
   const server = new FuseServer(context, fs, {
     ...options.fuse,
@@ -96,33 +106,38 @@ function serve(context: Context, fs: HostFileSystem, options: ThreadOptions, log
   run(context, device, session)
   context.raw.unwatchFd(socketFd)
   session.close()
-  native.closeFd(socketFd)
   return session.violation
 }
 
-/** Until the front end goes or the stop descriptor is readable. */
+/** Until the front end goes. */
 function run(context: Context, device: Device, session: VhostUserSession): void {
   for (;;) {
     const ready = device.turn()
     for (let i = 0; i < ready; i++) {
       const token = context.ready[i]!
-      if (token === Token.stop) return
       if (token === Token.socket && session.readable() === 'closed') return
     }
   }
 }
 
-/** The connection, or -1 when told to stop before one came. */
-function accept(context: Context, listenerFd: number): number {
+/** The next connection. */
+function accept(context: Context, { listenerFd, reconnect }: ThreadOptions): number {
   context.raw.watchFd(listenerFd, Token.listener, false)
+  post({ type: 'ready' })
   for (;;) {
     const ready = context.wait(-1, 0)
-    for (let i = 0; i < ready; i++) if (context.ready[i] === Token.stop) return -1
     const fd = ready > 0 ? native.unixAccept(listenerFd, 0) : -1
     if (fd < 0) continue
     context.raw.unwatchFd(listenerFd)
+    if (!reconnect) native.closeFd(listenerFd)
     return fd
   }
 }
 
-main(workerData as ThreadOptions)
+function start({ poolThreads }: ThreadStart): void {
+  const context = new Context({ arenaBytes: ARENA_BYTES, maxSegments: MAX_SEGMENTS, poolThreads })
+  parentPort?.once('message', (options: ThreadOptions) => main(context, options))
+  post({ type: 'loaded' })
+}
+
+start(workerData as ThreadStart)

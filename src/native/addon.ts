@@ -87,6 +87,8 @@ export interface HotCalls {
   submit(): void
   reap(): void
   wait(): void
+  markDirty(): void
+  fdLink(): void
 }
 
 export interface RawContext extends HotCalls {
@@ -139,15 +141,30 @@ export interface RawContext extends HotCalls {
   /**
    * Adds `fd` to the event set; `wait` reports `token` (>= 0) when it is readable or hung up. An
    * eventfd is watched edge-triggered and need not be read; other descriptors are level-triggered,
-   * and with `drain` C++ reads and drops what is there (kicks that come through a pipe).
+   * and with `drain` C++ reads and drops what is there (kicks that come through a pipe). With
+   * `forWriting` it is watched for room instead. Errors: EPERM a plain file: it is always ready.
    */
-  watchFd(fd: number, token: number, drain: boolean): number
+  watchFd(fd: number, token: number, drain: boolean, forWriting?: boolean): number
   unwatchFd(fd: number): number
 
   /** Reads up to `bytes` into the arena; descriptors go to `fds`. See `Received`. */
   receive(fd: number, arenaAt: number, bytes: number, result: Int32Array): number
   /** Sends arena bytes with the first `fdCount` of `fds`. Returns bytes or -errno; ETIMEDOUT when the peer does not take all of it within 5 s. */
   send(fd: number, arenaAt: number, bytes: number, fdCount: number): number
+
+  /**
+   * The bitmap of pages written: `bytes` bytes of `fd` from `fdOffset` on, one bit for each 4 KiB of guest
+   * address space. `fd` -1 gives it up. Takes no ownership of `fd`. Errors: EINVAL no plain file, no
+   * bytes; EOVERFLOW the file ends before; errno of mmap.
+   */
+  setDirtyLog(fd: number, fdOffset: bigint, bytes: bigint): number
+  /**
+   * While on, every byte that `copyOut`, `readv` and finished `readv` jobs put into guest memory is
+   * marked in the log after it was written. Errors: ENOENT there is no log.
+   */
+  enableDirtyLog(on: boolean): number
+  /** Writes since it was enabled that the log has no bit for, as it is too short or was cut. */
+  dirtyLogMisses(): number
 
   /**
    * Ends the pool, detaches views, unmaps regions, closes the event set. Idempotent; later calls answer
@@ -171,6 +188,18 @@ export const PoolCall = {
 } as const
 export type PoolCall = (typeof PoolCall)[keyof typeof PoolCall]
 
+/** What `isolate` does. */
+export const IsolationMode = {
+  /** Capabilities alone. */
+  none: 0,
+  /** chroot(2). */
+  chroot: 1,
+  /** A mount namespace whose root is the shared directory; mounts made on the host later appear in it. */
+  mounts: 2,
+  /** That, and a network namespace with nothing in it. */
+  mountsAndNet: 3,
+} as const
+
 /** How a descriptor takes a signal; see `signalKind`. */
 export const SignalKind = { eventFd: 1, socket: 2, other: 3 } as const
 
@@ -182,6 +211,8 @@ export interface NativeModule {
   /** Accepts one connection (blocking unless the listener is not ready: waits by poll up to timeoutMs, -1 for ever; ETIMEDOUT). */
   unixAccept(listener: number, timeoutMs: number): number
   unixConnect(path: string): number
+  /** A UNIX datagram socket (close-on-exec) connected to `path`; returns the descriptor. */
+  unixDatagram(path: string): number
   /** Checks that `fd` is a listening UNIX stream socket: 0, or ENOTSOCK, EINVAL. */
   checkListener(fd: number): number
   /** A connected pair of UNIX stream sockets (close-on-exec) in `out[0]`, `out[1]`. */
@@ -201,17 +232,49 @@ export interface NativeModule {
   dupFd(fd: number): number
   /** prctl(PR_SET_NAME) of the process' main thread. */
   setProcessName(name: string): number
+  /**
+   * Writes `text` to any descriptor without ever waiting, whatever its O_NONBLOCK flag says. Returns the
+   * bytes written, fewer than there are if no more would fit. Errors: EAGAIN nothing fits now; EPIPE,
+   * ECONNREFUSED and others nobody reads.
+   */
+  writeNow(fd: number, text: string): number
+  /** flock(2) for this open file alone, without waiting. EWOULDBLOCK (= EAGAIN): somebody has it. */
+  lockFile(fd: number): number
+  /** The id of the group called `name`. ENOENT: there is none. */
+  groupId(name: string): number
   /** Soft and hard RLIMIT_NOFILE into `out[0]`, `out[1]`. */
   getNoFileLimit(out: Float64Array): number
   setNoFileLimit(soft: number, hard: number): number
+  /**
+   * Isolates every thread of the process; call it on the main thread, when no other starts one. `mode`
+   * is an IsolationMode; `sharedDir` becomes the root (an absolute path). Capabilities outside the mask
+   * are lost for good, for every thread, and no_new_privs is set. `landlock`: where the kernel has
+   * Landlock (ABI 2 and newer) no file outside `sharedDir` can be opened any more. Answers 0 or -errno, and the step that
+   * failed: the process is then half isolated and must end.
+   */
+  isolate(
+    mode: number,
+    sharedDir: string,
+    capabilities: bigint,
+    landlock: boolean,
+  ): [answer: number, step: string]
+  /** The permitted capabilities of this thread as a mask, or -errno. */
+  getCapabilities(): bigint | number
+  /** Installs a seccomp filter on every thread: BPF instructions of 8 bytes. 0 or -errno (EBUSY: a thread has another filter). */
+  installFilter(program: Uint8Array): number
+  /**
+   * execv(3): comes back with -errno only. The environment is this process'; standard input, output and
+   * error stay open, and `fd` (-1: none).
+   */
+  execute(file: string, argv: readonly string[], fd: number): number
   /** _exit(2): ends the process at once, whatever its threads do. */
   exitNow(status: number): never
 }
 
 function packageRoot(): string {
-  // dist/src/native/addon.js in a build, so the package is three levels up from our folder.
+  // dist/src/native in a build, dist/bundle/bin in the installed program.
   let folder = dirname(fileURLToPath(import.meta.url))
-  while (!existsSync(join(folder, 'package.json'))) {
+  while (!existsSync(join(folder, 'native', 'binding.gyp'))) {
     const up = dirname(folder)
     if (up === folder) throw new Error('virtiofsd-ts: cannot find the package folder')
     folder = up

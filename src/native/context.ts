@@ -193,6 +193,11 @@ export class Context {
     return m[0]!
   }
 
+  /** Marks the pages of a piece of guest memory that was written by other means, if writes are logged now. */
+  markDirty(guestAddress: number, bytes: number): number {
+    return this.#call2(this.raw.markDirty, guestAddress, bytes)
+  }
+
   /** recvmsg: `result.bytes` is 0 at end of stream. The received descriptors are in `fds`, close-on-exec, the caller's. */
   receive(fd: number, arenaAt: number, bytes: number, result: Received): number {
     const answer = this.raw.receive(fd, arenaAt, bytes, this.#received)
@@ -226,6 +231,10 @@ export class Context {
   /** readlinkat(node, ""): bytes of the target, no NUL. ENAMETOOLONG when it does not fit `bytes`. */
   readlink(node: number, outAt: number, bytes: number): number {
     return this.#call3(this.raw.readlink, node, outAt, bytes)
+  }
+  /** Where the kernel says `fd` lies: the target of /proc/self/fd/FD, as seen from this thread's root. No NUL. ENAMETOOLONG. */
+  fdLink(fd: number, outAt: number, bytes: number): number {
+    return this.#call3(this.raw.fdLink, fd, outAt, bytes)
   }
   /** mknodat(2); `major`, `minor` for device nodes. */
   mknodat(dir: number, nameAt: number, mode: number, major: number, minor: number): number {

@@ -1,5 +1,12 @@
 /** Every hot call with values in the mailbox that no caller of ours would put there. */
-import { closeSync, readFileSync, rmSync, writeFileSync, constants as files } from 'node:fs'
+import {
+  chmodSync,
+  closeSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+  constants as files,
+} from 'node:fs'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import fc from 'fast-check'
@@ -174,7 +181,7 @@ function scene(t: ExecutionContext): Scene {
       },
       after: clean,
     },
-    { call: 'chmod', args: () => [file, 0o600] },
+    { call: 'chmod', args: () => [file, 0o600], after: () => chmodSync(path, 0o644) },
     { call: 'chown', args: () => [file, uid, gid], mayFail: [] },
     { call: 'utimens', args: () => [file, 1, 2, 3, 4] },
     { call: 'ftruncate', args: () => [file, 10], after: clean },

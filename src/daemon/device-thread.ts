@@ -1,0 +1,72 @@
+/** The device thread as the main thread sees it: it is started early, runs once, and says what happens. */
+import { Worker } from 'node:worker_threads'
+import type { ThreadMessage, ThreadOptions, ThreadStart } from '../device/thread.js'
+import type { Log } from '../vhost/session.js'
+
+/** Launchers wait for it, and must see it once: Kata's stops reading at the second one. */
+const READY = 'Waiting for vhost-user socket connection...'
+
+export class DeviceThread {
+  readonly #worker: Worker
+  readonly #loaded: Promise<void>
+  #saidReady = false
+  #status = 0
+
+  /** Starts the thread, which takes longer than anything else at the start: do the rest meanwhile. */
+  constructor(start: ThreadStart) {
+    this.#worker = new Worker(new URL('../device/thread.js', import.meta.url), {
+      workerData: start,
+    })
+    this.#loaded = new Promise((done, failed) => {
+      this.#worker.once('message', () => done())
+      this.#worker.once('error', failed)
+    })
+    // A failure is for who waits, and a thread nobody waits for does not keep the process.
+    this.#loaded.catch(() => undefined)
+    this.#worker.unref()
+  }
+
+  /** Waits until the thread has all its code and wants to `run`. */
+  loaded(): Promise<void> {
+    this.#worker.ref()
+    return this.#loaded
+  }
+
+  /** After `loaded`: lets it serve, until its end. Returns the exit status. */
+  run(options: ThreadOptions, log: Log): Promise<number> {
+    const worker = this.#worker
+    worker.on('message', (message: ThreadMessage) => this.#take(message, log))
+    worker.on('error', cause => {
+      log(
+        'error',
+        `the device thread failed: ${cause instanceof Error ? cause.stack : String(cause)}`,
+      )
+      this.#status = 1
+    })
+    worker.postMessage(options)
+    return new Promise(done => {
+      worker.on('exit', () => done(this.#status))
+    })
+  }
+
+  #take(message: ThreadMessage, log: Log): void {
+    switch (message.type) {
+      case 'log':
+        log(message.level, message.message)
+        break
+      case 'ready':
+        log('info', this.#saidReady ? 'listening again for the next front end' : READY)
+        this.#saidReady = true
+        break
+      case 'connected':
+        log('info', 'the front end is connected')
+        break
+      case 'ended':
+        if (message.violation === '') log('info', 'the front end is gone')
+        else {
+          log('error', message.violation)
+          this.#status = 1
+        }
+    }
+  }
+}
