@@ -12,8 +12,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
+#include <vector>
 
 namespace vfsd {
 
@@ -139,7 +142,18 @@ void rememberCredentials(Context& c) {
   }
 }
 
+// Descriptors on /proc/self/fd of all contexts.
+std::mutex procFdsMutex;
+std::vector<int> allProcFds;
+
 }  // namespace
+
+int replaceProcFds(int by) {
+  std::lock_guard<std::mutex> lock(procFdsMutex);
+  for (int fd : allProcFds)
+    if (dup3(by, fd, O_CLOEXEC) < 0) return -errno;
+  return 0;
+}
 
 void disposeContext(Context& c) {
   if (c.disposed) return;
@@ -148,6 +162,10 @@ void disposeContext(Context& c) {
   releaseGuestMemory(c);
   dropDirtyLog(c);
   c.disposed = true;
+  {
+    std::lock_guard<std::mutex> lock(procFdsMutex);
+    allProcFds.erase(std::remove(allProcFds.begin(), allProcFds.end(), c.procFds), allProcFds.end());
+  }
   for (int* fd : {&c.epoll, &c.procFds}) {
     if (*fd >= 0) close(*fd);
     *fd = -1;
@@ -189,6 +207,10 @@ napi_value createContext(napi_env env, napi_callback_info info) {
     delete owner;
     napi_throw_error(env, nullptr, (std::string("createContext: ") + strerror(code)).c_str());
     return nullptr;
+  }
+  {
+    std::lock_guard<std::mutex> lock(procFdsMutex);
+    allProcFds.push_back(c.procFds);
   }
   owner->shared = static_cast<uint8_t*>(shared);
   c.arena = owner->shared;

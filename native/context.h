@@ -236,6 +236,9 @@ struct HotCall {
 extern const HotCall kFsCalls[];
 extern const size_t kFsCallCount;
 // The calls of PoolCall beyond readv and writev, on plain numbers.
+// Makes the descriptor on /proc/self/fd that each context has refer to what `by` refers to. 0 or -errno. For
+// before any thread stands there (unshareFs).
+int replaceProcFds(int by);
 // Makes the calling thread act as `who` again. Returns 0 or -errno.
 int takeCredentials(const Credentials& who, bool groupsToo);
 int64_t plainFsync(const double* a);

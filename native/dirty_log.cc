@@ -110,10 +110,9 @@ void markRanges(DirtyLog& log, const std::vector<GuestRange>& ranges, int64_t by
 
 // guest address, bytes
 int64_t callMarkDirty(Context& c, const double* a) {
-  if (c.dirty == nullptr) return 0;
   uint64_t guest, bytes;
   if (!asUnsigned(a[0], kMaxSafe, &guest) || !asUnsigned(a[1], 4294967295.0, &bytes)) return -EINVAL;
-  markPages(*c.dirty, guest, bytes);
+  if (c.dirty != nullptr) markPages(*c.dirty, guest, bytes);
   return 0;
 }
 

@@ -136,6 +136,14 @@ int obey(const void* with) {
   return limitThread(*order);
 }
 
+// The descriptors on /proc/self/fd that are kept come to lie in a mount of their own, above which there is
+// nothing: otherwise who has taken the process over could go up from there to all of /proc, and root may
+// write core_pattern without any capability.
+int shutProc() {
+  OwnedFd own(static_cast<int>(syscall(SYS_open_tree, AT_FDCWD, "/proc/self/fd", OPEN_TREE_CLONE | O_CLOEXEC)));
+  return own.fd < 0 ? -errno : replaceProcFds(own.fd);
+}
+
 // Makes a copy of the tree of mounts at `path` the root of this thread's own mount namespace.
 int pivot(const char* path, const char** step) {
   *step = "making the mounts slaves of the host's";
@@ -176,6 +184,10 @@ int isolateProcess(int mode, const char* path, uint64_t capabilities, bool landl
   OwnedFd netFd(net ? open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC) : -1);
   *step = "opening the namespaces";
   if ((mounts && mountFd.fd < 0) || (net && netFd.fd < 0)) return -errno;
+  *step = "cutting /proc/self/fd off";
+  const int shut = mode == kNone ? 0 : shutProc();
+  // Without CAP_SYS_ADMIN, as in a container, chroot has to do without.
+  if (shut < 0 && mounts) return shut;
   // Now, while the threads can be found in /proc. They get the root of the namespace, which the change
   // of root below changes for all of them.
   *step = "isolating every thread";

@@ -24,6 +24,7 @@ import { FuseServer } from '../src/fuse/server.js'
 import { native } from '../src/native/addon.js'
 import { Context } from '../src/native/context.js'
 import { VhostUserSession } from '../src/vhost/session.js'
+import { DEFAULT_MIGRATION_OPTIONS } from '../src/vfs/migration.js'
 import { Chain } from '../src/virtio/chain.js'
 import { runUml, TAG } from './lab/uml.js'
 
@@ -148,6 +149,8 @@ function serve({ listener, folder }: Shared): void {
     allowDirectIo: false,
     securityContext: false,
     preserveNoatime: false,
+    inodeFileHandles: 'never',
+    migration: DEFAULT_MIGRATION_OPTIONS,
     nodeDescriptors: 100,
     openFiles: 100,
   })

@@ -95,7 +95,7 @@ export async function runQemu(options: QemuOptions): Promise<GuestResult> {
 }
 
 /** Makes LAB/initramfs.gz out of LAB/root. */
-function makeInitramfs(lab: string, guest: QemuGuest, options: QemuOptions): string {
+export function makeInitramfs(lab: string, guest: QemuGuest, options: QemuOptions): string {
   const root = join(lab, 'root')
   for (const name of ['bin', 'dev', 'proc', 'sys', 'tmp', 'mnt', 'modules', 'lab'])
     mkdirSync(join(root, name), { recursive: true })
@@ -124,7 +124,7 @@ function makeInitramfs(lab: string, guest: QemuGuest, options: QemuOptions): str
   return initramfs
 }
 
-function qemuArguments(kernel: string, initramfs: string, options: QemuOptions): string[] {
+export function qemuArguments(kernel: string, initramfs: string, options: QemuOptions): string[] {
   const memory = `${options.memoryMiB ?? 512}M`
   const queues = options.queues === undefined ? '' : `,num-request-queues=${options.queues}`
   return [

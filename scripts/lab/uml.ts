@@ -7,6 +7,16 @@ import { packageFile } from '../../src/native/addon.js'
 
 export const TAG = 'lab'
 
+/** A kernel other than the one in the cache. */
+export interface UmlKernel {
+  /** `[program, arguments...]`, to which the kernel's parameters are added. */
+  readonly command: readonly string[]
+  /** Its modules' folder, as the guest sees it. */
+  readonly modules: string
+  /** Where that program sees the host's root: the guest's root. */
+  readonly hostRoot: string
+}
+
 export interface GuestOptions {
   readonly socketPath: string
   /** Shell text that runs in the mounted share. */
@@ -16,6 +26,8 @@ export interface GuestOptions {
   readonly interactive?: boolean
   readonly timeoutMs?: number
   readonly memoryMiB?: number
+  /** Default: what scripts/setup put into the cache. */
+  readonly uml?: UmlKernel
   /** Called with console text as it comes. */
   readonly onOutput?: (text: string) => void
 }
@@ -53,7 +65,7 @@ export function findUml(): { kernel: string; modules: string } | undefined {
 
 /** Boots the guest, runs the command, waits for power-off. Errors: no kernel; the time limit passed. */
 export async function runUml(options: GuestOptions): Promise<GuestResult> {
-  const uml = findUml()
+  const uml = options.uml ?? cachedKernel()
   if (uml === undefined) throw new Error('no user-mode Linux kernel: run "scripts/setup guest"')
   const lab = mkdtempSync(join(tmpdir(), 'virtiofsd-guest-'))
   writeFileSync(join(lab, 'command'), options.command)
@@ -61,9 +73,9 @@ export async function runUml(options: GuestOptions): Promise<GuestResult> {
     `mem=${options.memoryMiB ?? 512}M`,
     'con=null',
     'con0=fd:0,fd:1',
-    `virtio_uml.device=${options.socketPath}:26:1`,
+    `virtio_uml.device=${join(uml.hostRoot, options.socketPath)}:26:1`,
     'rootfstype=hostfs',
-    'rootflags=/',
+    `rootflags=${uml.hostRoot}`,
     'ro',
     'quiet',
     `umid=lab${process.pid}-${Date.now()}`,
@@ -75,20 +87,25 @@ export async function runUml(options: GuestOptions): Promise<GuestResult> {
   if (options.mountOptions !== undefined) args.push(`OPTIONS=${options.mountOptions}`)
   if (options.interactive === true) args.push('SHELL_OPEN=1')
   try {
-    return await boot(uml.kernel, args, options)
+    return await boot(uml.command, args, options)
   } finally {
     rmSync(lab, { recursive: true, force: true })
   }
 }
 
+function cachedKernel(): UmlKernel | undefined {
+  const found = findUml()
+  return found && { command: [found.kernel], modules: found.modules, hostRoot: '/' }
+}
+
 function boot(
-  kernel: string,
+  [program, ...first]: readonly string[],
   args: readonly string[],
   options: GuestOptions,
 ): Promise<GuestResult> {
   const limitMs = options.timeoutMs ?? 120_000
   return new Promise((done, failed) => {
-    const child = spawn(kernel, args, {
+    const child = spawn(program!, [...first, ...args], {
       stdio: options.interactive === true ? 'inherit' : ['ignore', 'pipe', 'pipe'],
       // A group of its own, so that a hung kernel's helper processes go with it.
       detached: options.interactive !== true,

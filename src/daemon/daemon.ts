@@ -111,6 +111,10 @@ function threadOptions(
       securityContext,
       announceSubmounts: options.announceSubmounts,
       allowMmap: options.allowMmap,
+      required: {
+        posixAcl: options.posixAcl === 'always',
+        securityContext: options.securityLabel === 'always',
+      },
     },
     host: {
       sharedDir: sharedDirInside(options, sharedDir),

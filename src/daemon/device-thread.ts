@@ -26,15 +26,17 @@ export class DeviceThread {
     this.#worker.unref()
   }
 
-  /** Waits until the thread has all its code and wants to `run`. */
-  loaded(): Promise<void> {
+  /** Waits until the thread has all its code and wants to `run`. A start that fails then just ends. */
+  async loaded(): Promise<void> {
     this.#worker.ref()
-    return this.#loaded
+    await this.#loaded
+    this.#worker.unref()
   }
 
   /** After `loaded`: lets it serve, until its end. Returns the exit status. */
   run(options: ThreadOptions, log: Log): Promise<number> {
     const worker = this.#worker
+    worker.ref()
     worker.on('message', (message: ThreadMessage) => this.#take(message, log))
     worker.on('error', cause => {
       log(

@@ -86,6 +86,8 @@ export function isolate(options: DaemonOptions, sharedDir: string): void {
       '--sandbox=chroot needs root: use --sandbox=namespace, or none if something else isolates the daemon',
     )
   const capabilities = capabilityMask(options.modcaps, options.inodeFileHandles !== 'never')
+  // The run-time reads /etc/localtime when it first needs it. Afterwards that would be the guest's file.
+  new Date().getTimezoneOffset()
   const [answer, step] = native.isolate(
     mode === 'none'
       ? IsolationMode.none

@@ -19,11 +19,11 @@ const ALLOWED = [
   'gettimeofday getuid madvise membarrier mincore mlock mmap mprotect mremap msync munmap nanosleep',
   'pkey_alloc pkey_free pkey_mprotect restart_syscall rseq rt_sigaction rt_sigpending rt_sigprocmask',
   'rt_sigreturn rt_sigtimedwait sched_get_priority_max sched_get_priority_min sched_getaffinity',
-  'sched_getparam sched_getscheduler sched_setaffinity sched_yield set_robust_list set_tid_address',
+  'sched_getparam sched_getscheduler sched_yield set_robust_list set_tid_address',
   'sigaltstack sysinfo uname arch_prctl',
   // Descriptors and waiting: libuv, the shim.
   'accept4 close close_range dup dup3 epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 epoll_wait eventfd2',
-  'fcntl getsockname getsockopt memfd_create pipe2 poll ppoll read readv recvfrom recvmsg sendmsg sendto',
+  'getsockname getsockopt memfd_create pipe2 poll ppoll read readv recvfrom recvmsg sendmsg sendto',
   'shutdown timerfd_create timerfd_settime write writev',
   // Files.
   'access copy_file_range faccessat2 fallocate fchdir fchmod fchmodat fchmodat2 fchown fchownat fdatasync',
@@ -49,14 +49,17 @@ const REFUSED: Readonly<Record<string, number>> = {
 }
 
 const CLONE_THREAD = 0x0001_0000
+/** CLONE_NEW*: mount, cgroup, uts, ipc, user, pid, net. */
+const CLONE_NAMESPACES = 0x7e02_0000
 const CLONE_FS = 0x0000_0200
 
 /** Allowed when the low word of argument `arg` passes. */
 interface Condition {
   readonly arg: number
-  /** These values, or these bits set. */
+  /** These values; or this bit set, and none of those. */
   readonly values?: readonly number[]
-  readonly bits?: number
+  readonly bit?: number
+  readonly without?: number
 }
 
 /** FS_IOC_*: what the shim lets pass; FIONBIO, FIOCLEX, TCGETS: libuv. */
@@ -64,6 +67,8 @@ const IOCTLS = [
   0x80086601, 0x40086602, 0x80087601, 0x801c581f, 0x401c5820, 0x40806685, 0xc0046686, 0x5421,
   0x5451, 0x5401,
 ]
+/** F_DUPFD, GETFD, SETFD, GETFL, SETFL, OFD_GETLK, OFD_SETLK, OFD_SETLKW, DUPFD_CLOEXEC. F_SETOWN would signal others. */
+const FCNTLS = [0, 1, 2, 3, 4, 36, 37, 38, 1030]
 const PR_SET_NAME = 15
 const PR_GET_NAME = 16
 const PR_SET_VMA = 0x53564d41
@@ -72,11 +77,13 @@ const PR_CAP_AMBIENT = 47
 function conditions(pid: number): Readonly<Record<string, Condition>> {
   return {
     // New threads, no processes.
-    clone: { arg: 0, bits: CLONE_THREAD },
+    clone: { arg: 0, bit: CLONE_THREAD, without: CLONE_NAMESPACES },
+    fcntl: { arg: 1, values: FCNTLS },
     ioctl: { arg: 1, values: IOCTLS },
     prctl: { arg: 0, values: [PR_SET_NAME, PR_GET_NAME, PR_SET_VMA, PR_CAP_AMBIENT] },
     // Limits may be read, those of this process.
     prlimit64: { arg: 0, values: [0, pid] },
+    sched_setaffinity: { arg: 0, values: [0] },
     // Signals to itself: abort, the thread pool.
     tgkill: { arg: 0, values: [pid] },
     unshare: { arg: 0, values: [CLONE_FS] },
@@ -153,15 +160,18 @@ export function seccompProgram(
       program.add(JEQ, nr, 0, 1)
       program.add(RETURN, RET_ERRNO | errno)
     })
-  for (const [name, { arg, values, bits }] of Object.entries(conditions(pid)))
+  for (const [name, { arg, values, bit, without }] of Object.entries(conditions(pid)))
     each(name, nr => {
-      const tests = bits === undefined ? values!.map(k => [JEQ, k]) : [[JSET, bits]]
+      const tests: [code: number, k: number, answer: number][] = []
+      if (without !== undefined) tests.push([JSET, without, otherwise])
+      if (bit !== undefined) tests.push([JSET, bit, RET_ALLOW])
+      for (const value of values ?? []) tests.push([JEQ, value, RET_ALLOW])
       // Past the load, the tests with their returns, and the last return.
       program.add(JEQ, nr, 0, tests.length * 2 + 2)
       program.add(LD_W_ABS, ARGS_OFFSET + arg * 8)
-      for (const [code, k] of tests) {
-        program.add(code!, k!, 0, 1)
-        program.add(RETURN, RET_ALLOW)
+      for (const [code, k, answer] of tests) {
+        program.add(code, k, 0, 1)
+        program.add(RETURN, answer)
       }
       program.add(RETURN, otherwise)
     })

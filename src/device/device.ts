@@ -6,14 +6,15 @@ import type { FuseServer } from '../fuse/server.js'
 import { SUSPENDED, VIOLATION as FUSE_VIOLATION } from '../fuse/server.js'
 import { MAX_RINGS, native } from '../native/addon.js'
 import type { Context } from '../native/context.js'
-import type { RingSetup, VhostDevice } from '../vhost/device.js'
+import type { RingSetup, StateDirection, VhostDevice } from '../vhost/device.js'
 import type { Log } from '../vhost/session.js'
 import { type Chain, describeViolation } from '../virtio/chain.js'
 import { EMPTY, Virtqueue, VIOLATION } from '../virtio/virtqueue.js'
 import { AdaptivePolling } from './polling.js'
+import { StateTransfer, type TransferLimits } from './state-transfer.js'
 
 /** Tokens of the event set. */
-export const Token = { socket: 0, stop: 1, listener: 2, firstRing: 16 } as const
+export const Token = { socket: 0, listener: 1, transfer: 2, firstRing: 16 } as const
 
 /** Requests of one ring served before its driver is signalled and the next ring has its turn. */
 const BATCH = 16
@@ -28,6 +29,8 @@ export interface DeviceOptions {
   /** Longest spin before sleeping, microseconds; 0: never. */
   readonly pollUs: number
   readonly log: Log
+  /** For tests; see StateTransfer. */
+  readonly transferLimits?: TransferLimits
 }
 
 /** Counters of the loop, for tests, benches and metrics. */
@@ -53,6 +56,7 @@ export class Device implements VhostDevice {
   readonly #chain: Chain
   readonly #log: Log
   readonly #polling: AdaptivePolling
+  readonly #transfer: StateTransfer
   readonly #callFds: Int32Array
   /** SignalKind of each call descriptor. */
   readonly #callKinds: Int32Array
@@ -61,6 +65,8 @@ export class Device implements VhostDevice {
   /** Queues that are up, in the order of their numbers. */
   #serving: Virtqueue[] = []
   #polledRings = 0
+  #logFd = -1
+  #logKind = 0
   #busyTurns = 0
 
   constructor(context: Context, chain: Chain, server: FuseServer, options: DeviceOptions) {
@@ -69,6 +75,13 @@ export class Device implements VhostDevice {
     this.#server = server
     this.#log = options.log
     this.#polling = new AdaptivePolling(options.pollUs)
+    this.#transfer = new StateTransfer(
+      context,
+      server,
+      Token.transfer,
+      options.log,
+      options.transferLimits,
+    )
     const count = MAX_RINGS
     this.queues = Array.from({ length: count }, (_, index) => new Virtqueue(context, chain, index))
     this.#callFds = new Int32Array(count).fill(-1)
@@ -79,6 +92,7 @@ export class Device implements VhostDevice {
   // --- what the session asks ----------------------------------------------------------------------
 
   ringUp(index: number, setup: RingSetup): number {
+    this.#transfer.abort('a ring was started before it was done')
     const queue = this.queues[index]!
     const fault = queue.start(setup)
     if (fault < 0) return fault
@@ -102,6 +116,15 @@ export class Device implements VhostDevice {
     if (callFd >= 0) this.#callKinds[index] = native.signalKind(callFd)
   }
 
+  ringLog(index: number, logAt: number): void {
+    this.queues[index]!.logAt = logAt
+  }
+
+  logCall(fd: number): void {
+    this.#logFd = fd
+    if (fd >= 0) this.#logKind = native.signalKind(fd)
+  }
+
   ringDown(index: number): number {
     const queue = this.queues[index]!
     while (this.#server.inFlight(index) > 0) {
@@ -118,7 +141,20 @@ export class Device implements VhostDevice {
     return base
   }
 
+  get migratable(): boolean {
+    return this.#server.fs.migration !== undefined
+  }
+
+  transferState(direction: StateDirection, fd: number): string {
+    return this.#transfer.start(direction, fd)
+  }
+
+  checkState(): string {
+    return this.#transfer.check()
+  }
+
   guestGone(): void {
+    this.#transfer.abort('the guest is gone')
     this.#server.fs.destroy()
     this.#server.session.reset()
   }
@@ -137,6 +173,7 @@ export class Device implements VhostDevice {
   turn(mayWait = true): number {
     let worked = this.#serve()
     if (this.#reap()) worked = true
+    if (this.#transfer.active && this.#transfer.step()) worked = true
     // While there is work, the other descriptors have their turn now and then.
     if (worked) return (++this.#busyTurns & (BUSY_TURNS - 1)) === 0 ? this.#context.wait(0, 0) : 0
     if (!mayWait) return this.#context.wait(0, 0)
@@ -163,7 +200,10 @@ export class Device implements VhostDevice {
     }
     this.counters.sleeps++
     const before = performance.now()
-    const ready = this.#context.wait(this.#polledRings > 0 ? POLLED_RING_MS : -1, 0)
+    const ready = this.#context.wait(
+      this.#polledRings > 0 ? POLLED_RING_MS : this.#transfer.waitMs,
+      0,
+    )
     this.#polling.slept((performance.now() - before) * 1000)
     for (const queue of this.#serving) queue.disableKicks()
     return ready
@@ -201,6 +241,7 @@ export class Device implements VhostDevice {
   }
 
   #signal(index: number): void {
+    if (this.#logFd >= 0) this.#context.eventSignal(this.#logFd, this.#logKind)
     if (!this.queues[index]!.needsSignal() || this.#callFds[index]! < 0) return
     this.counters.signals++
     const fault = this.#context.eventSignal(this.#callFds[index]!, this.#callKinds[index]!)

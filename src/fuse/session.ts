@@ -13,6 +13,7 @@ import {
   fuse_init_out,
 } from '../../protocol/fuse/structs.js'
 import type { FileSystem, Negotiated, Outcome } from '../vfs/filesystem.js'
+import type { SessionState } from '../vfs/migration.js'
 import type { ReplySink } from './ops-directory.js'
 import type { FuseRequest } from './request.js'
 
@@ -39,6 +40,8 @@ export interface SessionOptions {
   readonly announceSubmounts: boolean
   /** mmap of files opened for direct I/O (--allow-mmap). */
   readonly allowMmap: boolean
+  /** A guest that cannot keep to these is refused: INIT answers EPROTO (--posix-acl=always and the like). */
+  readonly required?: { readonly posixAcl: boolean; readonly securityContext: boolean } | undefined
 }
 
 export const DEFAULT_SESSION_OPTIONS: SessionOptions = {
@@ -101,9 +104,44 @@ export class FuseSession {
     const offered2 = extended ? In.flags2.get(view, at) : 0
     this.#maxReadahead = In.max_readahead.get(view, at)
     this.#choose(fs, offered, offered2)
+    if (this.#lacksRequired()) return -Errno.EPROTO
     fs.init(this.#negotiated())
     this.initialised = true
     return 0
+  }
+
+  /** For the daemon this guest moves to. */
+  save(): SessionState {
+    return {
+      initialised: this.initialised,
+      minor: this.minor,
+      flags: this.#flags,
+      flags2: this.#flags2,
+      maxReadahead: this.#maxReadahead,
+      maxPages: MAX_PAGES,
+    }
+  }
+
+  /**
+   * Goes on with what the guest agreed on with another daemon. Answers why that cannot be, or ''. Requests
+   * are refused until `initialised` is set.
+   */
+  restore(fs: FileSystem, state: SessionState): string {
+    this.reset()
+    if (!state.initialised) return ''
+    if (state.minor < MIN_MINOR) return `the guest speaks FUSE 7.${state.minor}`
+    if (state.maxPages > MAX_PAGES)
+      return `the guest sends requests of ${state.maxPages} pages; this daemon takes ${MAX_PAGES}`
+    this.#choose(fs, 0xffff_ffff, 0xffff_ffff)
+    const surplus = (state.flags & ~this.#flags) >>> 0
+    const surplus2 = (state.flags2 & ~this.#flags2) >>> 0
+    if (surplus !== 0 || surplus2 !== 0)
+      return `the source has negotiated what is off here: ${initFlagNames(surplus, surplus2)}: start both daemons with the same options`
+    this.minor = state.minor
+    this.#maxReadahead = state.maxReadahead
+    this.#agree(state.flags, state.flags2)
+    fs.init(this.#negotiated())
+    return ''
   }
 
   #choose(fs: FileSystem, offered: number, offered2: number): void {
@@ -134,8 +172,21 @@ export class FuseSession {
     if (can.securityContext && options.securityContext) wanted2 |= InitFlag2.FUSE_SECURITY_CTX
     if (can.directIoMmap && options.allowMmap) wanted2 |= InitFlag2.FUSE_DIRECT_IO_ALLOW_MMAP
 
-    this.#flags = (wanted & offered) >>> 0
-    this.#flags2 = (wanted2 & offered2) >>> 0
+    this.#agree((wanted & offered) >>> 0, (wanted2 & offered2) >>> 0)
+  }
+
+  #lacksRequired(): boolean {
+    const { required } = this.#options
+    if (required === undefined) return false
+    return (
+      (required.posixAcl && (this.#flags & InitFlag.FUSE_POSIX_ACL) === 0) ||
+      (required.securityContext && !this.securityContext)
+    )
+  }
+
+  #agree(flags: number, flags2: number): void {
+    this.#flags = flags
+    this.#flags2 = flags2
     this.setxattrExt = (this.#flags & InitFlag.FUSE_SETXATTR_EXT) !== 0
     this.securityContext = (this.#flags2 & InitFlag2.FUSE_SECURITY_CTX) !== 0
     this.createSuppGroup = (this.#flags2 & InitFlag2.FUSE_CREATE_SUPP_GROUP) !== 0
@@ -173,4 +224,12 @@ export class FuseSession {
     Out.max_pages.set(view, at, MAX_PAGES)
     return fuse_init_out.SIZE
   }
+}
+
+function initFlagNames(flags: number, flags2: number): string {
+  const names = (table: Readonly<Record<string, number>>, word: number): string[] =>
+    Object.entries(table)
+      .filter(([, bit]) => (word & bit) !== 0)
+      .map(([name]) => name)
+  return [...names(InitFlag, flags), ...names(InitFlag2, flags2)].join(', ')
 }

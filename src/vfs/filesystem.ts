@@ -13,6 +13,7 @@
  * outcome is 0, and an unchanged count on error. `forget` takes them back; a node with no lookups left
  * may go. `destroy` takes all of them back.
  */
+import type { Migratable } from './migration.js'
 import type { Attributes, EntryReply, OpenReply, SetAttributes, StatfsReply } from './replies.js'
 import type { DirectorySink, LockRange, Name, Payload, Request, Span } from './request.js'
 
@@ -68,6 +69,8 @@ export interface Negotiated {
 
 export interface FileSystem {
   readonly capabilities: Capabilities
+  /** How a guest takes its nodes and open files along to another daemon; undefined: it cannot. */
+  readonly migration?: Migratable | undefined
 
   /** The guest mounted: called at INIT, after `destroy` if it had mounted before. */
   init(negotiated: Negotiated): void

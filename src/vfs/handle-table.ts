@@ -20,6 +20,39 @@ export class HandleTable<H> {
     return this.#generations[slot]! * TWO32 + slot
   }
 
+  /** As `insert`, at the place that `fh` of another table names. False: it is taken. `settle` ends a row of these. */
+  insertAt(handle: H, fh: number): boolean {
+    const slot = fh % TWO32
+    if (this.#slots[slot] !== undefined) return false
+    this.#free.length = 0
+    while (this.#slots.length <= slot) {
+      this.#slots.push(undefined)
+      this.#generations.push(0)
+    }
+    this.#slots[slot] = handle
+    this.#generations[slot] = Math.floor(fh / TWO32)
+    this.#size++
+    return true
+  }
+
+  /** Frees the places that `insertAt` left, for fhs above every one of `generation`. */
+  settle(generation: number): void {
+    this.#free.length = 0
+    for (let slot = this.#slots.length - 1; slot >= 0; slot--) {
+      if (this.#slots[slot] !== undefined) continue
+      const next = Math.max(this.#generations[slot]!, generation + 1)
+      this.#generations[slot] = next
+      if (next <= MAX_GENERATION) this.#free.push(slot)
+    }
+  }
+
+  /** The highest generation of any fh so far. */
+  get generation(): number {
+    let highest = 0
+    for (const generation of this.#generations) highest = Math.max(highest, generation)
+    return Math.min(highest, MAX_GENERATION)
+  }
+
   get(fh: number): H | undefined {
     const slot = fh % TWO32
     return this.#generations[slot] === (fh - slot) / TWO32 ? this.#slots[slot] : undefined
@@ -36,6 +69,12 @@ export class HandleTable<H> {
     this.#generations[slot] = generation
     if (generation <= MAX_GENERATION) this.#free.push(slot)
     return handle
+  }
+
+  /** Handles with their fh. */
+  *entries(): IterableIterator<[fh: number, handle: H]> {
+    for (const [slot, handle] of this.#slots.entries())
+      if (handle !== undefined) yield [this.#generations[slot]! * TWO32 + slot, handle]
   }
 
   *[Symbol.iterator](): IterableIterator<H> {

@@ -57,6 +57,51 @@ export class NodeTable<N extends NodeBase> {
     return node.nodeid
   }
 
+  /**
+   * As `insert`, for a node that comes from another table, in the place its nodeid names there. False: the
+   * place is taken. `settle` ends a row of these.
+   */
+  insertAt(node: N, nodeid: number): boolean {
+    const slot = nodeid % TWO32
+    if (slot <= ROOT_SLOT || this.#slots[slot] !== undefined) return false
+    this.#free.length = 0
+    while (this.#slots.length <= slot) {
+      this.#slots.push(undefined)
+      this.#generations.push(0)
+    }
+    this.#slots[slot] = node
+    this.#generations[slot] = Math.floor(nodeid / TWO32)
+    node.nodeid = nodeid
+    node.lookups = 0
+    node.holds = 1
+    this.#size++
+    return true
+  }
+
+  /** The node of that nodeid, also one that is only held. */
+  at(nodeid: number): N | undefined {
+    const node = this.#slots[nodeid % TWO32]
+    return node !== undefined && node.nodeid === nodeid ? node : undefined
+  }
+
+  /** Frees the places that `insertAt` left, for nodeids above every one of `generation`. */
+  settle(generation: number): void {
+    this.#free.length = 0
+    for (let slot = this.#slots.length - 1; slot > ROOT_SLOT; slot--) {
+      if (this.#slots[slot] !== undefined) continue
+      const next = Math.max(this.#generations[slot]!, generation + 1)
+      this.#generations[slot] = next
+      if (next <= MAX_GENERATION) this.#free.push(slot)
+    }
+  }
+
+  /** The highest generation of any nodeid so far. */
+  get generation(): number {
+    let highest = 0
+    for (const generation of this.#generations) highest = Math.max(highest, generation)
+    return Math.min(highest, MAX_GENERATION)
+  }
+
   addLookup(node: N): void {
     node.lookups++
   }

@@ -11,6 +11,7 @@ import {
   type MessageRule,
   messageName,
   ProtocolFeature,
+  VHOST_F_LOG_ALL,
   VHOST_USER_F_PROTOCOL_FEATURES,
   VHOST_MEMORY_BASELINE_NREGIONS,
   VHOST_USER_VRING_IDX_MASK,
@@ -18,10 +19,16 @@ import {
   VhostUserRequest,
 } from '../../protocol/vhost-user/messages.js'
 import {
+  VHOST_TRANSFER_STATE_DIRECTION_LOAD,
+  VHOST_TRANSFER_STATE_DIRECTION_SAVE,
+  VHOST_TRANSFER_STATE_PHASE_STOPPED,
+  VHOST_VRING_F_LOG,
   VhostUserConfig,
+  VhostUserLog,
   VhostUserMemory,
   VhostUserMemoryRegion,
   VhostUserMemRegMsg,
+  VhostUserTransferDeviceState,
   vhost_vring_addr,
   vhost_vring_state,
 } from '../../protocol/vhost-user/payloads.js'
@@ -38,7 +45,7 @@ import {
 import { MAX_RINGS, native } from '../native/addon.js'
 import type { Context } from '../native/context.js'
 import { Connection } from './connection.js'
-import type { VhostDevice } from './device.js'
+import type { StateDirection, VhostDevice } from './device.js'
 import { Vring } from './vring.js'
 
 export type LogLevel = 'error' | 'warn' | 'info' | 'debug' | 'trace'
@@ -62,6 +69,11 @@ const MAX_MEM_SLOTS = 509n
 type Verdict = 'done' | 'replied' | { readonly refuse: string }
 const refuse = (reason: string): Verdict => ({ refuse: reason })
 
+function stateDirection(word: number): StateDirection | undefined {
+  if (word === VHOST_TRANSFER_STATE_DIRECTION_SAVE) return 'save'
+  return word === VHOST_TRANSFER_STATE_DIRECTION_LOAD ? 'load' : undefined
+}
+
 export class VhostUserSession {
   readonly connection: Connection
   readonly rings: readonly Vring[]
@@ -77,6 +89,8 @@ export class VhostUserSession {
   #features = 0n
   #protocol = 0n
   #backendChannel = -1
+  #logFd = -1
+  #hasLog = false
   #owned = false
 
   constructor(context: Context, arenaAt: number, device: VhostDevice, options: SessionOptions) {
@@ -91,19 +105,20 @@ export class VhostUserSession {
       bit(VIRTIO_F_VERSION_1) |
       bit(VIRTIO_RING_F_INDIRECT_DESC) |
       bit(VIRTIO_RING_F_EVENT_IDX) |
-      bit(VHOST_USER_F_PROTOCOL_FEATURES)
+      bit(VHOST_USER_F_PROTOCOL_FEATURES) |
+      bit(VHOST_F_LOG_ALL)
     const protocol = [
       ProtocolFeature.VHOST_USER_PROTOCOL_F_MQ,
+      ProtocolFeature.VHOST_USER_PROTOCOL_F_LOG_SHMFD,
       ProtocolFeature.VHOST_USER_PROTOCOL_F_REPLY_ACK,
       ProtocolFeature.VHOST_USER_PROTOCOL_F_BACKEND_REQ,
       ProtocolFeature.VHOST_USER_PROTOCOL_F_BACKEND_SEND_FD,
       ProtocolFeature.VHOST_USER_PROTOCOL_F_RESET_DEVICE,
       ProtocolFeature.VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS,
-    ].reduce((word, number) => word | bit(number), 0n)
-    this.#offeredProtocol =
-      this.#config === undefined
-        ? protocol
-        : protocol | bit(ProtocolFeature.VHOST_USER_PROTOCOL_F_CONFIG)
+      ...(device.migratable ? [ProtocolFeature.VHOST_USER_PROTOCOL_F_DEVICE_STATE] : []),
+      ...(this.#config === undefined ? [] : [ProtocolFeature.VHOST_USER_PROTOCOL_F_CONFIG]),
+    ]
+    this.#offeredProtocol = protocol.reduce((word, number) => word | bit(number), 0n)
   }
 
   /** The socket is readable: handles every whole message there is. */
@@ -134,8 +149,11 @@ export class VhostUserSession {
     for (const ring of this.rings) ring.reset()
     this.connection.finish()
     this.#setBackendChannel(-1)
+    this.#setLogFd(-1)
     this.#device.guestGone()
     this.#context.raw.clearRegions()
+    this.#context.raw.setDirtyLog(-1, 0n, 0n)
+    this.#hasLog = false
   }
 
   #has(feature: number): boolean {
@@ -225,6 +243,15 @@ export class VhostUserSession {
       case VhostUserRequest.VHOST_USER_SET_BACKEND_REQ_FD:
         this.#setBackendChannel(this.connection.takeFd())
         return 'done'
+      case VhostUserRequest.VHOST_USER_SET_LOG_BASE:
+        return this.#setLogBase()
+      case VhostUserRequest.VHOST_USER_SET_LOG_FD:
+        this.#setLogFd(this.connection.takeFd())
+        return 'done'
+      case VhostUserRequest.VHOST_USER_SET_DEVICE_STATE_FD:
+        return this.#setDeviceStateFd()
+      case VhostUserRequest.VHOST_USER_CHECK_DEVICE_STATE:
+        return this.#checkDeviceState()
       case VhostUserRequest.VHOST_USER_GET_CONFIG:
         return this.#getConfig()
       case VhostUserRequest.VHOST_USER_SET_CONFIG:
@@ -249,7 +276,7 @@ export class VhostUserSession {
     const surplus = wanted & ~this.#offered
     if (surplus !== 0n) return refuse(`feature bits 0x${surplus.toString(16)} were not offered`)
     this.#features = wanted
-    return 'done'
+    return this.#followLog()
   }
 
   #setProtocolFeatures(): Verdict {
@@ -406,6 +433,8 @@ export class VhostUserSession {
     const index = Addr.index.get(view, at)
     const ring = this.rings[index]
     if (ring === undefined) return refuse(`there is no ring ${index}`)
+    const logAt = Addr.log_guest_addr.get(view, at)
+    if (logAt > BigInt(Number.MAX_SAFE_INTEGER)) return refuse(`ring ${index} is logged nowhere`)
     const desc = Addr.desc_user_addr.get(view, at)
     const avail = Addr.avail_user_addr.get(view, at)
     const used = Addr.used_user_addr.get(view, at)
@@ -415,12 +444,17 @@ export class VhostUserSession {
       used % BigInt(VRING_USED_ALIGN) !== 0n
     )
       return refuse(`ring ${index} is not aligned`)
+    ring.logsUsed = (Addr.flags.get(view, at) & (1 << VHOST_VRING_F_LOG)) !== 0
+    ring.logAt = Number(logAt)
     const same =
       ring.hasAddress &&
       ring.descUser === desc &&
       ring.availUser === avail &&
       ring.usedUser === used
-    if (same) return 'done'
+    if (same) {
+      if (ring.up) this.#device.ringLog(index, this.#ringLogAt(ring))
+      return 'done'
+    }
     this.#down(index)
     ring.descUser = desc
     ring.availUser = avail
@@ -484,6 +518,7 @@ export class VhostUserSession {
       callFd: ring.callFd,
       eventIdx: (this.#features & bit(VIRTIO_RING_F_EVENT_IDX)) !== 0n,
       indirect: (this.#features & bit(VIRTIO_RING_F_INDIRECT_DESC)) !== 0n,
+      logAt: this.#ringLogAt(ring),
     })
     if (answer >= 0) {
       ring.up = true
@@ -502,6 +537,85 @@ export class VhostUserSession {
 
   #allDown(): void {
     for (const index of this.rings.keys()) this.#down(index)
+  }
+
+  // --- migration ----------------------------------------------------------------------------------
+
+  get #logging(): boolean {
+    return this.#hasLog && (this.#features & bit(VHOST_F_LOG_ALL)) !== 0n
+  }
+
+  #ringLogAt(ring: Vring): number {
+    return this.#logging && ring.logsUsed ? ring.logAt : -1
+  }
+
+  /** Turns logging on or off as features and log say; rings that are up go on. */
+  #followLog(): Verdict {
+    const on = this.#logging
+    this.#context.raw.enableDirtyLog(on)
+    for (const [index, ring] of this.rings.entries())
+      if (ring.up) this.#device.ringLog(index, this.#ringLogAt(ring))
+    return 'done'
+  }
+
+  /**
+   * Has a reply whether or not one is asked for. There is no way to say in it that the log cannot be
+   * mapped, and without it the destination's memory would be wrong in silence: the connection ends.
+   */
+  #setLogBase(): Verdict {
+    if (!this.#has(ProtocolFeature.VHOST_USER_PROTOCOL_F_LOG_SHMFD))
+      return refuse('its protocol feature was not negotiated')
+    const { connection } = this
+    if (connection.payloadBytes !== VhostUserLog.SIZE)
+      return refuse(`${connection.payloadBytes} bytes of payload instead of ${VhostUserLog.SIZE}`)
+    const fd = connection.takeFd()
+    if (fd < 0) return refuse('its descriptor is missing')
+    const { view, raw } = this.#context
+    const fault = raw.setDirtyLog(
+      fd,
+      VhostUserLog.f.mmap_offset.get(view, connection.payloadAt),
+      VhostUserLog.f.mmap_size.get(view, connection.payloadAt),
+    )
+    native.closeFd(fd)
+    if (fault < 0) return refuse(`the dirty log cannot be mapped (${errnoName(fault)})`)
+    this.#hasLog = true
+    this.#followLog()
+    return this.#answer(0n)
+  }
+
+  #setLogFd(fd: number): void {
+    this.#device.logCall(fd)
+    if (this.#logFd >= 0) native.closeFd(this.#logFd)
+    this.#logFd = fd
+  }
+
+  /** The reply's low byte says whether it was refused, the bit above that no descriptor comes back. */
+  #setDeviceStateFd(): Verdict {
+    const why = this.#transferState(this.connection.takeFd())
+    if (why === '') return this.#answer(BigInt(VHOST_USER_VRING_NOFD_MASK))
+    this.#log('error', `the device's state is not transferred: ${why}`)
+    return this.#answer(BigInt(VHOST_USER_VRING_NOFD_MASK) | 1n)
+  }
+
+  #transferState(fd: number): string {
+    const { view } = this.#context
+    const at = this.connection.payloadAt
+    const direction = stateDirection(VhostUserTransferDeviceState.f.direction.get(view, at))
+    const phase = VhostUserTransferDeviceState.f.phase.get(view, at)
+    let why = ''
+    if (direction === undefined) why = 'a direction that the protocol does not have'
+    else if (phase !== VHOST_TRANSFER_STATE_PHASE_STOPPED)
+      why = `phase ${phase}: it is done when everything is stopped`
+    else if (this.rings.some(ring => ring.up)) why = 'a ring is running'
+    else return this.#device.transferState(direction, fd)
+    native.closeFd(fd)
+    return why
+  }
+
+  #checkDeviceState(): Verdict {
+    const why = this.#device.checkState()
+    if (why !== '') this.#log('error', `the device's state did not get across: ${why}`)
+    return this.#answer(why === '' ? 0n : 1n)
   }
 
   // --- config space -------------------------------------------------------------------------------

@@ -7,6 +7,9 @@ export class Vring {
   availUser = 0n
   usedUser = 0n
   hasAddress = false
+  /** VHOST_VRING_F_LOG: writes to the used ring are to be logged, at this guest address. */
+  logsUsed = false
+  logAt = 0
   base = 0
   kickFd = -1
   /** SET_VRING_KICK came, with or without a descriptor: the ring is started. */
@@ -36,6 +39,7 @@ export class Vring {
     this.setFd('errFd', -1)
     this.size = 0
     this.hasAddress = false
+    this.logsUsed = false
     this.base = 0
     this.started = false
     this.enabled = false

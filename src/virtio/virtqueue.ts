@@ -34,6 +34,8 @@ export interface VirtqueueSetup {
   readonly base: number
   readonly eventIdx: boolean
   readonly indirect: boolean
+  /** Guest address by which writes to the used ring are logged; -1: they are not. */
+  readonly logAt: number
 }
 
 export class Virtqueue {
@@ -62,6 +64,8 @@ export class Virtqueue {
   #usedIndex = 0
   /** used.idx when the driver was signalled last. */
   #signalledUsed = 0
+  /** As in the setup; may change while the ring runs. */
+  logAt = -1
 
   constructor(context: Context, chain: Chain, index: number) {
     this.#context = context
@@ -103,6 +107,7 @@ export class Virtqueue {
     this.#nextAvail = setup.base & 0xffff
     this.#usedIndex = Atomics.load(this.#used, 1)
     this.#signalledUsed = this.#usedIndex
+    this.logAt = setup.logAt
     this.broken = false
     this.up = true
     raw.watchRing(this.index, avail)
@@ -175,6 +180,10 @@ export class Virtqueue {
     this.#usedElements[slot + 1] = written
     this.#usedIndex = (this.#usedIndex + 1) & 0xffff
     Atomics.store(this.#used, 1, this.#usedIndex)
+    if (this.logAt >= 0) {
+      this.#context.markDirty(this.logAt + 4 + slot * 4, 8)
+      this.#context.markDirty(this.logAt + 2, 2)
+    }
   }
 
   /** Whether the driver wants to be told of what was pushed since the last time this said so. */
@@ -195,11 +204,21 @@ export class Virtqueue {
     if (!this.up || this.broken) return false
     if (this.#eventIdx) Atomics.store(this.#used, 2 + this.#size * 4, this.#nextAvail)
     else Atomics.store(this.#used, 0, 0)
+    this.#logHint()
     return Atomics.load(this.#avail, 1) !== this.#nextAvail
   }
 
   /** The daemon looks at the ring by itself: kicks would be wasted. With EVENT_IDX a stale avail_event says the same. */
   disableKicks(): void {
-    if (this.up && !this.#eventIdx) Atomics.store(this.#used, 0, VRING_USED_F_NO_NOTIFY)
+    if (!this.up || this.#eventIdx) return
+    Atomics.store(this.#used, 0, VRING_USED_F_NO_NOTIFY)
+    this.#logHint()
+  }
+
+  /** What asks for kicks was written: avail_event, or the flags. */
+  #logHint(): void {
+    if (this.logAt < 0) return
+    const at = this.#eventIdx ? 4 + this.#size * 8 : 0
+    this.#context.markDirty(this.logAt + at, 2)
   }
 }

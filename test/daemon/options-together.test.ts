@@ -2,7 +2,6 @@
 import { spawnSync } from 'node:child_process'
 import test from 'ava'
 import { packageFile } from '../../src/native/addon.js'
-import { refuseUnsupported } from '../../src/daemon/unsupported-options.js'
 import { defaults, parse, parseAll, REQUIRED, refusal } from './options-helpers.js'
 
 test('what is missing is named', t => {
@@ -183,12 +182,6 @@ test('RUST_LOG', t => {
   const filter = parseAll(REQUIRED, { RUST_LOG: 'debug/open' })
   t.is(filter.logLevel, 'debug')
   t.regex(filter.warnings.join(), /the filter \/open is not supported/)
-})
-
-test('what is not supported yet is refused with its reason', t => {
-  t.is(refuseUnsupported(defaults), undefined)
-  t.is(refuseUnsupported(parse('--sandbox=none', '--seccomp=none')), undefined)
-  t.regex(refuseUnsupported(parse('--migration-mode=file-handles'))!, /^--migration-mode=/)
 })
 
 test('the program answers without a daemon', t => {

@@ -116,7 +116,12 @@ test('--help, --version and --print-capabilities need nothing else', t => {
 test('the capabilities are those of vhost-user.json', t => {
   t.deepEqual(JSON.parse(capabilitiesText()), {
     type: 'fs',
-    features: ['separate-options', 'posix-acl-negotiation-mode', 'security-label-negotiation-mode'],
+    features: [
+      'separate-options',
+      'posix-acl-negotiation-mode',
+      'security-label-negotiation-mode',
+      'migrate-precopy',
+    ],
   })
 })
 

@@ -4,11 +4,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test from 'ava'
 import { HostFileSystem } from '../../src/filesystems/host/host-filesystem.js'
-import { DEFAULT_HOST_OPTIONS } from '../../src/filesystems/host/options.js'
+import { DEFAULT_HOST_OPTIONS, type InodeFileHandles } from '../../src/filesystems/host/options.js'
 import { MemoryFileSystem } from '../../src/filesystems/memory/memory-filesystem.js'
 import { SCRATCH_AT } from '../../src/fuse/layout.js'
 import { openDescriptors } from '../helpers/rig.js'
 import { CONFORMANCE } from './conformance.js'
+import { mayOpenByHandle } from './host-share.js'
 import { Harness, type TestableFileSystem } from './harness.js'
 
 interface BackEnd {
@@ -16,7 +17,11 @@ interface BackEnd {
   make(h: Harness): { fs: TestableFileSystem; cleanUp: () => void }
 }
 
-function hostBackEnd(folder: string, nodeDescriptors: number): BackEnd {
+function hostBackEnd(
+  folder: string,
+  nodeDescriptors: number,
+  inodeFileHandles: InodeFileHandles = 'prefer',
+): BackEnd {
   return {
     make(h) {
       const sharedDir = mkdtempSync(join(folder, 'virtiofsd-conformance-'))
@@ -25,9 +30,10 @@ function hostBackEnd(folder: string, nodeDescriptors: number): BackEnd {
         sharedDir,
         xattr: true,
         nodeDescriptors,
+        inodeFileHandles,
       })
       const fault = fs.start()
-      if (fault < 0) throw new Error(`cannot open ${sharedDir}: ${fault}`)
+      if (fault < 0) throw new Error(fs.startFault)
       return { fs, cleanUp: () => rmSync(sharedDir, { recursive: true, force: true }) }
     },
   }
@@ -36,6 +42,10 @@ function hostBackEnd(folder: string, nodeDescriptors: number): BackEnd {
 const BACK_ENDS: Readonly<Record<string, BackEnd>> = {
   'host (disk)': hostBackEnd(tmpdir(), 4096),
   'host (disk, 16 node descriptors)': hostBackEnd(tmpdir(), 16),
+  'host (disk, 16 node descriptors, no file handles)': hostBackEnd(tmpdir(), 16, 'never'),
+  ...(mayOpenByHandle() && {
+    'host (disk, file handles mandatory)': hostBackEnd(tmpdir(), 16, 'mandatory'),
+  }),
   'host (tmpfs)': hostBackEnd('/dev/shm', 4096),
   memory: { make: h => ({ fs: new MemoryFileSystem(h.context), cleanUp: () => undefined }) },
 }

@@ -15,6 +15,9 @@ const USED_AT = 0x8000
 /** Buffers begin here. */
 export const BUFFERS_AT = 0x10_0000
 
+/** VHOST_F_LOG_ALL: pages written are logged. */
+export const LOG_ALL = 1n << 26n
+
 const MESSAGE_AT = 0
 const REPLY_AT = 8192
 
@@ -126,18 +129,23 @@ export class FrontEnd {
     options: { queues?: number; size?: number; eventIdx?: boolean; indirect?: boolean } = {},
   ): void {
     const { queues = 2, size = 128, eventIdx = true, indirect = true } = options
-    let features = this.get(1)
+    let features = this.get(1) & ~LOG_ALL
     if (!eventIdx) features &= ~(1n << 29n)
     if (!indirect) features &= ~(1n << 28n)
-    this.negotiateProtocol()
-    this.ask(3)
-    this.ask(2, u64(features))
-    this.setMemTable()
+    this.handshake(features)
     for (let index = 0; index < queues; index++) {
       const ring = new DriverRing(this, index, size, eventIdx, indirect)
       this.rings[index] = ring
       ring.start()
     }
+  }
+
+  /** Everything up to the rings. */
+  handshake(features = this.get(1) & ~LOG_ALL): void {
+    this.negotiateProtocol()
+    this.ask(3)
+    this.ask(2, u64(features))
+    this.setMemTable()
   }
 
   negotiateProtocol(): void {
@@ -201,6 +209,21 @@ export class DriverRing {
     native.closeFd(this.callFd)
   }
 
+  /** Goes on as the driver of `other`, whose memory was copied here. */
+  take(other: DriverRing): void {
+    this.availIndex = other.availIndex
+    this.usedSeen = other.usedSeen
+    this.#free.length = 0
+    this.#free.push(...other.#free)
+    this.#chains.clear()
+    for (const [head, used] of other.#chains) this.#chains.set(head, used)
+  }
+
+  /** SET_VRING_ADDR again, with writes to the used ring logged or not. */
+  logUsed(on: boolean): void {
+    this.#front.ask(9, this.addresses(on))
+  }
+
   /** Sets the ring up from `base` and enables it. */
   start(base = 0): void {
     const front = this.#front
@@ -212,14 +235,14 @@ export class DriverRing {
     front.ask(18, u32s(this.index, 1))
   }
 
-  addresses(): Uint8Array {
+  addresses(logged = false): Uint8Array {
     const at = USER_BASE + BigInt(this.#at)
     return concat(
-      u32s(this.index, 0),
+      u32s(this.index, logged ? 1 : 0),
       u64(at),
       u64(at + BigInt(USED_AT)),
       u64(at + BigInt(AVAIL_AT)),
-      u64(0n),
+      u64(logged ? GUEST_BASE + BigInt(this.#at + USED_AT) : 0n),
     )
   }
 

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { ExecutionContext } from 'ava'
 import { Device, Token } from '../../src/device/device.js'
+import type { TransferLimits } from '../../src/device/state-transfer.js'
 import { HostFileSystem } from '../../src/filesystems/host/host-filesystem.js'
 import { DEFAULT_HOST_OPTIONS, type HostOptions } from '../../src/filesystems/host/options.js'
 import {
@@ -32,6 +33,9 @@ export interface RigOptions {
   readonly indirect?: boolean
   /** false: only connected; the test does the handshake. */
   readonly start?: boolean
+  /** The shared directory, the test's own; by default one that goes with the rig. */
+  readonly folder?: string
+  readonly transferLimits?: TransferLimits
 }
 
 export class Rig {
@@ -45,9 +49,11 @@ export class Rig {
   readonly log: string[] = []
   closed = false
   readonly #socket: number
+  readonly #ownsFolder: boolean
 
   constructor(options: RigOptions = {}) {
-    this.folder = mkdtempSync(join(tmpdir(), 'virtiofsd-rig-'))
+    this.folder = options.folder ?? mkdtempSync(join(tmpdir(), 'virtiofsd-rig-'))
+    this.#ownsFolder = options.folder === undefined
     this.context = new Context({ arenaBytes: ARENA_BYTES, maxSegments: 33024, poolThreads: 4 })
     this.fs = new HostFileSystem(this.context, SCRATCH_AT, {
       ...DEFAULT_HOST_OPTIONS,
@@ -71,7 +77,11 @@ export class Rig {
       this.context,
       new Chain(this.context, TABLE_AT, TABLE_BYTES),
       this.server,
-      { pollUs: 0, log },
+      {
+        pollUs: 0,
+        log,
+        ...(options.transferLimits === undefined ? {} : { transferLimits: options.transferLimits }),
+      },
     )
     const pair = new Int32Array(2)
     native.socketPair(pair)
@@ -124,7 +134,7 @@ export class Rig {
     this.front.close()
     this.fs.dispose()
     this.context.dispose()
-    rmSync(this.folder, { recursive: true, force: true })
+    if (this.#ownsFolder) rmSync(this.folder, { recursive: true, force: true })
   }
 }
 

@@ -159,6 +159,7 @@ function scene(t: ExecutionContext): Scene {
     { call: 'statx', at: [1, 4], empty: [1], args: () => [dir, FILE, 0, 0x7ff, OUT] },
     { call: 'statfs', at: [1], args: () => [dir, OUT] },
     { call: 'readlink', at: [1], args: () => [link, OUT, 256] },
+    { call: 'fdLink', at: [1], args: () => [dir, OUT, 4096] },
     { call: 'mknodat', at: [1], args: () => [dir, NEW, 0o100600, 0, 0], after: clean },
     { call: 'mkdirat', at: [1], args: () => [dir, NEW, 0o700], after: clean },
     { call: 'symlinkat', at: [0, 2], args: () => [FILE, dir, NEW], after: clean },
@@ -247,6 +248,7 @@ function scene(t: ExecutionContext): Scene {
     { call: 'unshareFs', args: () => [], mayFail: [E.EPERM] },
     { call: 'memfdCreate', args: () => [], after: closeIt },
     { call: 'eventSignal', args: () => [event, SignalKind.eventFd] },
+    { call: 'markDirty', args: () => [4096, 10] },
     { call: 'reap', args: () => [], mayFail: [1] },
     { call: 'wait', args: () => [0, 0] },
     {

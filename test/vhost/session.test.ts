@@ -15,9 +15,9 @@ import { type Rig, rig } from '../helpers/rig.js'
 
 const GETATTR = concat(u32s(0, 0), u64(0n))
 
-test('features: VERSION_1, INDIRECT_DESC, EVENT_IDX and protocol features are offered', t => {
+test('features: VERSION_1, INDIRECT_DESC, EVENT_IDX, LOG_ALL and protocol features are offered', t => {
   const r = rig(t, { start: false })
-  t.is(r.front.get(1), (1n << 32n) | (1n << 28n) | (1n << 29n) | (1n << 30n))
+  t.is(r.front.get(1), (1n << 32n) | (1n << 28n) | (1n << 29n) | (1n << 30n) | (1n << 26n))
 })
 
 test('features: CONFIG is offered only with a tag, INBAND_NOTIFICATIONS never', t => {

@@ -32,7 +32,8 @@ import { type Outcome, PENDING } from '../../vfs/filesystem.js'
 import type { OpenReply } from '../../vfs/replies.js'
 import type { Payload, Request } from '../../vfs/request.js'
 import { HostHandle } from './handles.js'
-import type { HostNode } from './nodes.js'
+import type { HostNode } from './node.js'
+import { outOfDescriptors } from './nodes.js'
 import type { HostState } from './state.js'
 
 /** Flags that make or look at names, or that only matter to the guest's own process. */
@@ -57,6 +58,13 @@ export function openableFault(node: HostNode): number {
   return node.type === S_IFDIR ? -Errno.EISDIR : -Errno.ENXIO
 }
 
+export function fileHandle(host: HostState, node: HostNode, fd: number, flags: number): HostHandle {
+  const kind = host.mounts.kindOf(node.mount.id, fd)
+  const slowWrites =
+    ((flags & O_DIRECT) !== 0 && host.options.allowDirectIo) || (flags & (O_SYNC | O_DSYNC)) !== 0
+  return new HostHandle(node, fd, false, kind, slowWrites, flags)
+}
+
 /** Takes over `fd`, opened with the guest's `flags`: fills `opened`, or closes it and returns -errno. */
 export function adoptFile(
   host: HostState,
@@ -65,10 +73,9 @@ export function adoptFile(
   flags: number,
   opened: OpenReply,
 ): Outcome {
-  const kind = host.mounts.kindOf(node.mount, fd)
-  const slowWrites =
-    ((flags & O_DIRECT) !== 0 && host.options.allowDirectIo) || (flags & (O_SYNC | O_DSYNC)) !== 0
-  const fh = host.addHandle(new HostHandle(node, fd, false, kind, slowWrites))
+  const handle = fileHandle(host, node, fd, flags)
+  const { kind } = handle
+  const fh = host.addHandle(handle)
   if (fh < 0) return fh
   opened.fh = fh
   const { cache } = host.options
@@ -92,14 +99,10 @@ export function open(
 ): Outcome {
   const fault = openableFault(node)
   if (fault < 0) return fault
-  const path = host.nodes.fdOf(node)
-  if (path < 0) return path
-  let fd = host.context.reopen(path, hostOpenFlags(host, flags))
-  if (fd === -Errno.EMFILE && host.nodes.relieve()) {
-    const again = host.nodes.fdOf(node)
-    fd = again < 0 ? again : host.context.reopen(again, hostOpenFlags(host, flags))
-  }
-  if (fd < 0) return fd === -Errno.EMFILE ? -Errno.ENFILE : fd
+  // Before anything is truncated.
+  if (host.full) return -Errno.ENFILE
+  const fd = host.nodes.reopen(node, hostOpenFlags(host, flags))
+  if (fd < 0) return fd
   if (killSuid && (flags & O_TRUNC) !== 0) dropSetId(host, fd)
   if ((flags & O_TRUNC) !== 0) {
     const kept = host.dropCapabilities(fd)
@@ -157,7 +160,7 @@ export function read(
   into: Payload,
 ): Outcome {
   const handle = host.handle(fh, false)
-  if (handle === undefined) return -Errno.EBADF
+  if (handle === undefined) return host.noHandle(fh)
   const { first, count, skip, bytes } = into
   const { context } = host
   if (handle.kind === 'memory')
@@ -204,7 +207,7 @@ export function write(
   killSuid: boolean,
 ): Outcome {
   const handle = host.handle(fh, false)
-  if (handle === undefined) return -Errno.EBADF
+  if (handle === undefined) return host.noHandle(fh)
   if (killSuid) dropSetId(host, handle.fd)
   const kept = host.dropCapabilities(handle.fd)
   if (kept < 0) return kept
@@ -217,15 +220,16 @@ export function write(
 /** Write errors of a remote file system, which a close there would report, come out here. */
 export function flush(host: HostState, request: Request, fh: number): Outcome {
   const handle = host.handle(fh, false)
-  if (handle === undefined) return -Errno.EBADF
+  if (handle === undefined) return host.noHandle(fh)
   if (handle.kind !== 'remote') return 0
-  const second = native.dupFd(handle.fd)
+  let second = native.dupFd(handle.fd)
+  if (outOfDescriptors(second) && host.nodes.relieve(undefined)) second = native.dupFd(handle.fd)
   return second < 0 ? second : inPool(request, PoolCall.close, second)
 }
 
 export function release(host: HostState, fh: number, directory: boolean): Outcome {
-  const handle = host.handle(fh, directory)
-  if (handle === undefined) return -Errno.EBADF
+  const handle = host.handles.get(fh)
+  if (handle === undefined || handle.directory !== directory) return -Errno.EBADF
   host.handles.remove(fh)
   host.closeHandle(handle)
   return 0
@@ -239,14 +243,14 @@ export function fsync(
   dataOnly: boolean,
 ): Outcome {
   const handle = host.handle(fh, directory)
-  if (handle === undefined) return -Errno.EBADF
+  if (handle === undefined) return host.noHandle(fh)
   if (handle.kind === 'memory') return host.context.fsync(handle.fd, dataOnly ? 1 : 0)
   return inPool(request, PoolCall.fsync, handle.fd, dataOnly ? 1 : 0)
 }
 
 export function lseek(host: HostState, fh: number, offset: number, whence: number): Outcome {
   const handle = host.handle(fh, false)
-  if (handle === undefined) return -Errno.EBADF
+  if (handle === undefined) return host.noHandle(fh)
   if (whence !== SEEK_DATA && whence !== SEEK_HOLE) return -Errno.EINVAL
   return host.context.lseek(handle.fd, offset, whence)
 }
@@ -260,7 +264,7 @@ export function fallocate(
   mode: number,
 ): Outcome {
   const handle = host.handle(fh, false)
-  if (handle === undefined) return -Errno.EBADF
+  if (handle === undefined) return host.noHandle(fh)
   dropSetIdOfStranger(host, request, handle.fd)
   const kept = host.dropCapabilities(handle.fd)
   if (kept < 0) return kept
@@ -278,7 +282,8 @@ export function copyFileRange(
 ): Outcome {
   const from = host.handle(fhIn, false)
   const to = host.handle(fhOut, false)
-  if (from === undefined || to === undefined) return -Errno.EBADF
+  if (from === undefined) return host.noHandle(fhIn)
+  if (to === undefined) return host.noHandle(fhOut)
   dropSetIdOfStranger(host, request, to.fd)
   const kept = host.dropCapabilities(to.fd)
   if (kept < 0) return kept

@@ -6,7 +6,7 @@ import type { Outcome } from '../../vfs/filesystem.js'
 import type { OpenReply } from '../../vfs/replies.js'
 import type { DirectorySink } from '../../vfs/request.js'
 import { HostHandle } from './handles.js'
-import type { HostNode } from './nodes.js'
+import type { HostNode } from './node.js'
 import { ENTRIES_AT, ENTRIES_BYTES } from './scratch.js'
 import type { HostState } from './state.js'
 import { STATX_WANTED } from './stat.js'
@@ -18,12 +18,11 @@ const TYPE_OFFSET = 18
 
 export function opendir(host: HostState, node: HostNode, opened: OpenReply): Outcome {
   if (node.type !== S_IFDIR) return -Errno.ENOTDIR
-  const path = host.nodes.fdOf(node)
-  if (path < 0) return path
-  const fd = host.context.reopen(path, O_DIRECTORY)
-  if (fd < 0) return fd === -Errno.EMFILE ? -Errno.ENFILE : fd
-  const kind = host.mounts.kindOf(node.mount, fd)
-  const fh = host.addHandle(new HostHandle(node, fd, true, kind, false))
+  if (host.full) return -Errno.ENFILE
+  const fd = host.nodes.reopen(node, O_DIRECTORY)
+  if (fd < 0) return fd
+  const kind = host.mounts.kindOf(node.mount.id, fd)
+  const fh = host.addHandle(new HostHandle(node, fd, true, kind, false, 0))
   if (fh < 0) return fh
   opened.fh = fh
   const { cache } = host.options
@@ -40,7 +39,7 @@ export function readdir(
   sink: DirectorySink,
 ): Outcome {
   const handle = host.handle(fh, true)
-  if (handle === undefined) return -Errno.EBADF
+  if (handle === undefined) return host.noHandle(fh)
   const { context } = host
   const from = host.scratchAt + ENTRIES_AT
   let seek = handle.cookieLow !== cookieLow || handle.cookieHigh !== cookieHigh ? 1 : 0
@@ -123,6 +122,5 @@ function fillEntry(
 ): boolean {
   const answer = host.context.statx(handle.fd, nameAt, 0, STATX_WANTED, host.statAt)
   if (answer < 0) return false
-  host.fillEntry(sink.entry, handle.node, nameAt, nameBytes)
-  return true
+  return host.fillEntry(sink.entry, handle.node, nameAt, nameBytes, handle.fd, nameAt) >= 0
 }

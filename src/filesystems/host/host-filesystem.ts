@@ -4,7 +4,7 @@
  * Nothing outside the shared directory is ever reached: names are single components, opened relative
  * to a descriptor without following links; what is opened anew is checked to be the same inode.
  */
-import { Errno } from '../../../protocol/errno.js'
+import { Errno, errnoName } from '../../../protocol/errno.js'
 import {
   CAP_FSETID,
   FS_IOC_ENABLE_VERITY,
@@ -25,6 +25,7 @@ import {
   type Outcome,
   PENDING,
 } from '../../vfs/filesystem.js'
+import type { Migratable } from '../../vfs/migration.js'
 import type {
   Attributes,
   EntryReply,
@@ -38,19 +39,23 @@ import * as data from './data.js'
 import * as directory from './directory.js'
 import * as namespace from './namespace.js'
 import { FORBIDDEN_ID } from './id-translation.js'
-import type { HostNode } from './nodes.js'
+import type { HostNode } from './node.js'
+import { HostMigration } from './migration.js'
 import type { HostOptions } from './options.js'
 import { OTHER_AT } from './scratch.js'
 import { HostState } from './state.js'
 import { STATX_WANTED } from './stat.js'
+import { handlesRefused } from './file-handles.js'
 import * as xattrs from './xattrs.js'
 
 const STALE = -Errno.ESTALE
 
 export class HostFileSystem extends UnsupportedFileSystem implements FileSystem {
   override readonly capabilities: Capabilities
+  readonly migration: Migratable
   readonly #host: HostState
   readonly #context: Context
+  #startFault = ''
 
   /**
    * `scratchAt`: SCRATCH_BYTES of the context's arena, the same as `Request.scratchAt`. Call `start` next.
@@ -60,6 +65,7 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
     super()
     this.#context = context
     this.#host = new HostState(context, scratchAt, options)
+    this.migration = new HostMigration(this.#host)
     this.capabilities = {
       ...NO_CAPABILITIES,
       readdirplus: options.cache !== 'never',
@@ -74,9 +80,34 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
     }
   }
 
-  /** Opens the shared directory. 0 or -errno. */
+  /**
+   * Opens the shared directory. 0, or -errno and `startFault` says what is wrong. The capability
+   * CAP_DAC_READ_SEARCH must be there already, and stay, if file handles are to be used.
+   */
   start(): number {
-    return this.#host.nodes.openRoot(this.#host.options.sharedDir)
+    const { nodes, options } = this.#host
+    const { sharedDir } = options
+    const fault = nodes.openRoot(sharedDir)
+    if (fault < 0) {
+      this.#startFault = `cannot open the shared directory ${sharedDir}: ${errnoName(fault)}`
+      return fault
+    }
+    const refused = nodes.handles.start(nodes.root)
+    if (refused < 0) {
+      nodes.closeRoot()
+      this.#startFault = handlesRefused(sharedDir, refused)
+    }
+    return refused
+  }
+
+  /** Why `start` failed, for people. */
+  get startFault(): string {
+    return this.#startFault
+  }
+
+  /** Descriptors kept for nodes and mounts, open files not counted. */
+  get nodeDescriptorCount(): number {
+    return this.#host.nodes.openDescriptors
   }
 
   /** Nodes the guest may name, the root included. */
@@ -134,7 +165,7 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
   #stat(node: HostNode, fh: number): number {
     const { statAt, handles, nodes } = this.#host
     const handle = fh === NO_HANDLE ? undefined : handles.get(fh)
-    if (handle !== undefined && handle.node === node)
+    if (handle !== undefined && handle.node === node && handle.fd >= 0)
       return this.#context.statx(handle.fd, EMPTY_PATH, 0, STATX_WANTED, statAt)
     return nodes.stat(node, statAt)
   }
@@ -159,7 +190,9 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
   #change(node: HostNode, fh: number, change: SetAttributes): Outcome {
     const handle = fh === NO_HANDLE ? undefined : this.#host.handles.get(fh)
     const fd =
-      handle !== undefined && handle.node === node ? handle.fd : this.#host.nodes.fdOf(node)
+      handle !== undefined && handle.node === node && handle.fd >= 0
+        ? handle.fd
+        : this.#host.nodes.fdOf(node)
     if (fd < 0) return fd
     const { uids, gids } = this.#host
     const uid = uids !== undefined && change.setUid ? uids.toHost(change.uid) : change.uid
@@ -180,7 +213,7 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
   #truncate(node: HostNode, fd: number, isOpen: boolean, change: SetAttributes): Outcome {
     if (node.type !== S_IFREG) return node.type === S_IFDIR ? -Errno.EISDIR : -Errno.EINVAL
     // The guest's handle may be read-only only for a truncate by path, which comes without it.
-    const file = isOpen ? fd : this.#context.reopen(fd, O_WRONLY | O_NONBLOCK)
+    const file = isOpen ? fd : this.#host.nodes.reopen(node, O_WRONLY | O_NONBLOCK)
     if (file < 0) return file
     const outcome = this.#context.ftruncate(file, change.sizeBytes)
     if (outcome >= 0 && change.killSuidgid) data.dropSetId(this.#host, file)
@@ -435,7 +468,7 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
     out: Span,
   ): Outcome {
     const handle = this.#host.handles.get(fh)
-    if (handle === undefined) return -Errno.EBADF
+    if (handle === undefined || handle.fd < 0) return this.#host.noHandle(fh)
     const changes =
       command === FS_IOC_SETFLAGS ||
       command === FS_IOC_FSSETXATTR ||
@@ -452,10 +485,8 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
   override syncfs(request: Request, nodeid: number): Outcome {
     const node = this.#node(nodeid)
     if (node === undefined) return STALE
-    const path = this.#host.nodes.fdOf(node)
-    if (path < 0) return path
     // syncfs(2) refuses O_PATH; the descriptor is left to the pool for the call and closed after it.
-    const fd = this.#context.reopen(path, O_NONBLOCK)
+    const fd = this.#host.nodes.reopen(node, O_NONBLOCK)
     if (fd < 0) return fd
     const token = request.suspend()
     const fault = token < 0 ? token : this.#context.submit(PoolCall.syncfs, token, fd, 1)

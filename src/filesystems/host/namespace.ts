@@ -7,15 +7,18 @@ import {
   O_NOFOLLOW,
   O_TMPFILE,
   RENAME_EXCHANGE,
+  S_IFDIR,
   S_IFMT,
   S_IFREG,
 } from '../../../protocol/linux/constants.js'
+import { statx } from '../../../protocol/linux/statx.js'
 import { EMPTY_PATH } from '../../native/context.js'
 import type { Outcome } from '../../vfs/filesystem.js'
 import type { EntryReply, OpenReply } from '../../vfs/replies.js'
 import type { Name, Request } from '../../vfs/request.js'
 import { adoptFile, hostOpenFlags, open } from './data.js'
-import type { HostNode } from './nodes.js'
+import type { HostNode } from './node.js'
+import { outOfDescriptors } from './nodes.js'
 import type { HostState } from './state.js'
 import { STATX_WANTED } from './stat.js'
 import { setxattr } from './xattrs.js'
@@ -26,8 +29,7 @@ export function lookup(host: HostState, parent: HostNode, name: Name, entry: Ent
   if (dir < 0) return dir
   const fault = host.statName(dir, name)
   if (fault < 0) return fault
-  host.fillEntry(entry, parent, name.at, name.bytes)
-  return 0
+  return host.fillEntry(entry, parent, name.at, name.bytes, dir, name.at)
 }
 
 /**
@@ -50,7 +52,17 @@ export function makeNode(
   host.caller.leave()
   if (made < 0) return made
   const outcome = lookup(host, parent, name, entry)
-  return outcome < 0 ? outcome : label(host, request, entry)
+  if (outcome < 0) return outcome
+  const { type } = host.nodes.get(entry.nodeid)!
+  const labelled = label(host, request, entry)
+  if (labelled < 0) takeBack(host, parent, name, type === S_IFDIR ? AT_REMOVEDIR : 0)
+  return labelled
+}
+
+/** Removes what was made by this request, which fails after all. */
+function takeBack(host: HostState, parent: HostNode, name: Name, flags: number): void {
+  const dir = host.nodes.fdOf(parent)
+  if (dir >= 0) host.context.unlinkat(dir, name.at, flags)
 }
 
 /** Sets the security context the guest chose for a new node. */
@@ -80,19 +92,8 @@ export function create(
   entry: EntryReply,
   opened: OpenReply,
 ): Outcome {
-  const dir = host.nodes.fdOf(parent)
-  if (dir < 0) return dir
-  const denied = host.caller.enter(request)
-  if (denied < 0) return denied
-  const wanted = hostOpenFlags(host, flags)
-  const fd = host.context.openat(
-    dir,
-    name.at,
-    wanted | O_CREAT | O_EXCL | O_NOFOLLOW,
-    mode & 0o7777,
-    0,
-  )
-  host.caller.leave()
+  const wanted = hostOpenFlags(host, flags) | O_CREAT | O_EXCL | O_NOFOLLOW
+  const fd = openNew(host, request, parent, name.at, wanted, mode)
   if (fd === -Errno.EEXIST && (flags & O_EXCL) === 0) {
     const found = lookup(host, parent, name, entry)
     if (found < 0) return found
@@ -101,8 +102,35 @@ export function create(
     if (outcome < 0) host.nodes.forget(node, 1)
     return outcome
   }
-  if (fd < 0) return fd === -Errno.EMFILE ? -Errno.ENFILE : fd
-  return adoptNew(host, request, parent, name, fd, flags, entry, opened)
+  if (fd < 0) return fd
+  const outcome = adoptNew(host, request, parent, name, fd, flags, entry, opened)
+  if (outcome < 0) takeBack(host, parent, name, 0)
+  return outcome
+}
+
+/** Makes and opens a file in `parent` as the guest's caller: its descriptor, or -errno. */
+function openNew(
+  host: HostState,
+  request: Request,
+  parent: HostNode,
+  nameAt: number,
+  flags: number,
+  mode: number,
+): number {
+  // Before anything is made.
+  if (host.full) return -Errno.ENFILE
+  const dir = host.nodes.fdOf(parent)
+  if (dir < 0) return dir
+  const make = (): number => {
+    const denied = host.caller.enter(request)
+    if (denied < 0) return denied
+    const fd = host.context.openat(dir, nameAt, flags, mode & 0o7777, 0)
+    host.caller.leave()
+    return fd
+  }
+  let fd = make()
+  if (outOfDescriptors(fd) && host.nodes.relieve(parent)) fd = make()
+  return fd === -Errno.EMFILE ? -Errno.ENFILE : fd
 }
 
 /** The node and the handle of a file just made and opened as `fd`. */
@@ -121,12 +149,12 @@ function adoptNew(
     host.context.close(fd)
     return fault
   }
-  const node = host.nodes.adopt(host.statAt, parent, name?.at ?? 0, name?.bytes ?? 0)
-  entry.nodeid = node.nodeid
-  entry.generation = 0
-  entry.entryValidSec = host.validSec
-  entry.entryValidNsec = 0
-  host.fillAttributes(entry.attr, node)
+  const known = host.fillEntry(entry, parent, name?.at ?? 0, name?.bytes ?? 0, fd, EMPTY_PATH)
+  if (known < 0) {
+    host.context.close(fd)
+    return known
+  }
+  const node = host.nodes.get(entry.nodeid)!
   const outcome = adoptFile(host, node, fd, flags, opened)
   if (outcome < 0) {
     host.nodes.forget(node, 1)
@@ -149,20 +177,14 @@ export function tmpfile(
   entry: EntryReply,
   opened: OpenReply,
 ): Outcome {
-  const dir = host.nodes.fdOf(parent)
-  if (dir < 0) return dir
-  const denied = host.caller.enter(request)
-  if (denied < 0) return denied
   // The directory itself by ".": O_TMPFILE makes the file in the directory it opens.
   const at = host.scratchAt
   host.context.bytes[at] = 0x2e
   host.context.bytes[at + 1] = 0
   // O_EXCL of the guest means "never to be linked".
   const wanted = (hostOpenFlags(host, flags) | O_TMPFILE | (flags & O_EXCL)) >>> 0
-  const fd = host.context.openat(dir, at, wanted, mode & 0o7777, 0)
-  host.caller.leave()
-  if (fd < 0) return fd === -Errno.EMFILE ? -Errno.ENFILE : fd
-  return adoptNew(host, request, undefined, undefined, fd, flags, entry, opened)
+  const fd = openNew(host, request, parent, at, wanted, mode)
+  return fd < 0 ? fd : adoptNew(host, request, undefined, undefined, fd, flags, entry, opened)
 }
 
 export function mknod(
@@ -189,31 +211,33 @@ export function link(
   name: Name,
   entry: EntryReply,
 ): Outcome {
-  // A path descriptor: an open file's may be opened O_EXCL|O_TMPFILE or be closed under us.
-  const path = host.nodes.fdOf(node)
-  if (path < 0) return path
-  const dir = host.nodes.fdOf(parent)
-  if (dir < 0) return dir
-  const fault = host.context.linkat(path, dir, name.at)
-  if (fault < 0) return fault
-  const outcome = lookup(host, parent, name, entry)
-  if (outcome >= 0) host.nodes.unpin(host.nodes.get(entry.nodeid)!)
-  return outcome
+  const { nodes } = host
+  const unreachable = nodes.both(node, parent)
+  if (unreachable < 0) return unreachable
+  const fault = host.context.linkat(nodes.first, nodes.second, name.at)
+  return fault < 0 ? fault : lookup(host, parent, name, entry)
 }
 
-/** The node of `name`, if the guest knows it, is opened before its name goes. */
-function pinName(host: HostState, dir: number, name: Name): HostNode | undefined {
-  if (host.statName(dir, name) < 0) return undefined
-  const node = host.nodes.find(host.statAt)
-  if (node !== undefined) host.nodes.pin(node)
+/** A node that is only known by `name`, which is about to go, is opened; undefined where there is none. */
+function pinName(host: HostState, parent: HostNode, dir: number, name: Name): HostNode | undefined {
+  const node = knownNode(host, dir, name)
+  if (node === undefined || node.nameless) return undefined
+  const links = statx.f.stx_nlink.get(host.context.view, host.statAt)
+  if (links > 1 && node.type !== S_IFDIR && !host.nodes.isNamed(node, parent, name.at, name.bytes))
+    return undefined
+  host.nodes.pin(node)
   return node
 }
 
 export function unlink(host: HostState, parent: HostNode, name: Name, directory: boolean): Outcome {
-  const dir = host.nodes.fdOf(parent)
+  const { nodes } = host
+  let dir = nodes.fdOf(parent)
   if (dir < 0) return dir
-  pinName(host, dir, name)
-  return host.context.unlinkat(host.nodes.fdOf(parent), name.at, directory ? AT_REMOVEDIR : 0)
+  const pinned = pinName(host, parent, dir, name)
+  dir = nodes.fdOf(parent)
+  const outcome = dir < 0 ? dir : host.context.unlinkat(dir, name.at, directory ? AT_REMOVEDIR : 0)
+  if (outcome < 0 && pinned !== undefined) nodes.unpin(pinned)
+  return outcome
 }
 
 export function rename(
@@ -224,26 +248,25 @@ export function rename(
   newName: Name,
   flags: number,
 ): Outcome {
-  const oldDir = host.nodes.fdOf(parent)
-  if (oldDir < 0) return oldDir
-  let newDir = host.nodes.fdOf(newParent)
-  if (newDir < 0) return newDir
-  const moved = knownNode(host, oldDir, name)
-  let replaced: HostNode | undefined
-  if ((flags & RENAME_EXCHANGE) !== 0) replaced = knownNode(host, newDir, newName)
-  else pinName(host, newDir, newName)
-  newDir = host.nodes.fdOf(newParent)
-  const outcome = host.context.renameat2(
-    host.nodes.fdOf(parent),
-    name.at,
-    newDir,
-    newName.at,
-    flags,
-  )
-  if (outcome < 0) return outcome
-  const { bytes } = host.context
-  if (moved !== undefined) host.nodes.setName(moved, newParent, bytes, newName.at, newName.bytes)
-  if (replaced !== undefined) host.nodes.setName(replaced, parent, bytes, name.at, name.bytes)
+  const { nodes } = host
+  let unreachable = nodes.both(parent, newParent)
+  if (unreachable < 0) return unreachable
+  const moved = knownNode(host, nodes.first, name)
+  const exchange = (flags & RENAME_EXCHANGE) !== 0
+  const replaced = exchange
+    ? knownNode(host, nodes.second, newName)
+    : pinName(host, newParent, nodes.second, newName)
+  unreachable = nodes.both(parent, newParent)
+  const outcome =
+    unreachable < 0
+      ? unreachable
+      : host.context.renameat2(nodes.first, name.at, nodes.second, newName.at, flags)
+  if (outcome < 0) {
+    if (replaced !== undefined && !exchange) nodes.unpin(replaced)
+    return outcome
+  }
+  if (moved !== undefined) nodes.setName(moved, newParent, newName.at, newName.bytes)
+  if (replaced !== undefined && exchange) nodes.setName(replaced, parent, name.at, name.bytes)
   return 0
 }
 

@@ -1,77 +1,62 @@
 /**
  * Nodes of a host tree: which inode a nodeid stands for, and how to reach it.
  *
- * A node remembers the directory and name it was found under, and holds a descriptor (O_PATH) only
- * when one was needed; a bounded number of them stays open. Whatever is opened again is checked
- * against the inode's identity, so that a name that means another file by now answers ESTALE and the
- * guest looks it up anew. A node whose last name is about to go is opened first (`pin`).
+ * A node remembers the directory and name it was found under; when it is looked at closer it gets a
+ * descriptor (O_PATH), of which a bounded number stays open (node-descriptors.ts), and when it loses
+ * that, a file handle where those work (file-handles.ts). Whatever is opened again is checked against
+ * the inode's identity, so that a name that means another file by now answers ESTALE and the guest
+ * looks it up anew. A node whose last name is about to go is opened first (`pin`).
  */
 import { Errno } from '../../../protocol/errno.js'
-import { O_DIRECTORY, O_NOFOLLOW, O_PATH, S_IFDIR } from '../../../protocol/linux/constants.js'
-import { EMPTY_PATH, type Context } from '../../native/context.js'
-import { type NodeBase, NodeTable } from '../../vfs/node-table.js'
+import { O_DIRECTORY, O_NOFOLLOW, O_PATH } from '../../../protocol/linux/constants.js'
+import { type Context, EMPTY_PATH } from '../../native/context.js'
+import { NodeTable } from '../../vfs/node-table.js'
+import { FileHandles } from './file-handles.js'
+import { Inodes } from './inodes.js'
+import { HostNode } from './node.js'
+import { NodeDescriptors } from './node-descriptors.js'
+import type { InodeFileHandles } from './options.js'
 import { NAME_AT, OTHER_AT, STAT2_AT } from './scratch.js'
-import { type Identity, newIdentity, readIdentity, sameIdentity, STATX_WANTED } from './stat.js'
+import { STATX_WANTED } from './stat.js'
 
 const AT_FDCWD = -100
-/** Bytes of a handle as `Context.nameToHandle` writes it. */
-const HANDLE_BYTES = 136
+/** Answer of an attempt to open: its directory must be opened first. No -errno. */
+const DIRECTORY_FIRST = -100_000
 
-export class HostNode implements NodeBase, Identity {
-  nodeid = 0
-  lookups = 0
-  holds = 0
-  inoLow = 0
-  inoHigh = 0
-  devMajor = 0
-  devMinor = 0
-  mount = 0
-  type = 0
-  btimeSec = 0
-  btimeNsec = 0
-  /** Where it was seen last; undefined for the root and for a file without a name. Held. */
-  parent: HostNode | undefined
-  /** The name there, with its NUL. */
-  name: Uint8Array = NO_NAME
-  /** O_PATH descriptor, or -1. */
-  fd = -1
-  /** Its place among the open nodes, or -1. */
-  openIndex = -1
-  /** Used since the hand of the clock passed. */
-  referenced = false
-  /** The descriptor is the only way to the inode: it must stay. */
-  pinned = false
-  /** Descriptors of open files on this node; the last can stand in for `fd`. */
-  openFds: number[] = []
-  /** File handle taken when the descriptor was given up, or undefined. */
-  handle: Uint8Array | undefined
+export function outOfDescriptors(answer: number): boolean {
+  return answer === -Errno.EMFILE || answer === -Errno.ENFILE
 }
-
-const NO_NAME = new Uint8Array(1)
 
 export class HostNodes {
   readonly table = new NodeTable<HostNode>()
-  readonly root = new HostNode()
+  readonly descriptors: NodeDescriptors
+  readonly handles: FileHandles
+  /** What `both` found. */
+  first = -1
+  second = -1
+  #root: HostNode | undefined
   readonly #context: Context
   readonly #scratchAt: number
-  readonly #byInode = new Map<number | string, HostNode>()
-  readonly #devices = new Map<string, number>()
-  readonly #maxDescriptors: number
-  /** Nodes with a descriptor, in no order; the clock's hand goes round them. */
-  readonly #open: HostNode[] = []
-  #hand = 0
-  #canUseHandles = true
-  readonly #seen = newIdentity()
-  // The device looked up last: nearly always the same.
-  #lastMajor = -1
-  #lastMinor = -1
-  #lastMount = -1
-  #lastDevice = 0
+  readonly #inodes: Inodes
+  readonly #arena: Buffer
 
-  constructor(context: Context, scratchAt: number, maxDescriptors: number) {
+  constructor(
+    context: Context,
+    scratchAt: number,
+    maxDescriptors: number,
+    fileHandles: InodeFileHandles,
+  ) {
     this.#context = context
     this.#scratchAt = scratchAt
-    this.#maxDescriptors = Math.max(maxDescriptors, 16)
+    this.#inodes = new Inodes(context.view)
+    this.handles = new FileHandles(context, scratchAt, fileHandles)
+    this.descriptors = new NodeDescriptors(context, maxDescriptors, node => this.handles.take(node))
+    const { buffer, byteOffset, byteLength } = context.bytes
+    this.#arena = Buffer.from(buffer as ArrayBuffer, byteOffset, byteLength)
+  }
+
+  get root(): HostNode {
+    return this.#root!
   }
 
   /** Opens the shared directory. Errors: those of open(2); ENOTDIR. */
@@ -86,22 +71,25 @@ export class HostNodes {
       this.#context.close(fd)
       return fault
     }
-    readIdentity(this.#context.view, this.#scratchAt + STAT2_AT, this.root)
-    this.root.fd = fd
-    this.root.pinned = true
-    this.table.setRoot(this.root)
-    this.#byInode.set(this.#key(this.root), this.root)
+    this.#inodes.see(this.#scratchAt + STAT2_AT)
+    const root = this.#inodes.make()
+    root.fd = fd
+    this.table.setRoot(root)
+    this.#root = root
     return 0
   }
 
   closeRoot(): void {
-    if (this.root.fd >= 0) this.#context.close(this.root.fd)
-    this.root.fd = -1
+    const root = this.#root
+    if (root === undefined || root.fd < 0) return
+    this.handles.drop(root)
+    this.#context.close(root.fd)
+    root.fd = -1
   }
 
-  /** Descriptors kept open for nodes. */
+  /** Descriptors kept open for nodes and mounts. */
   get openDescriptors(): number {
-    return this.#open.length + 1
+    return this.descriptors.count + this.handles.openDescriptors + 1
   }
 
   get(nodeid: number): HostNode | undefined {
@@ -112,203 +100,307 @@ export class HostNodes {
     return this.#context.statx(dir, nameAt, 0, STATX_WANTED, this.#scratchAt + STAT2_AT)
   }
 
-  #key(identity: Identity): number | string {
-    const { devMajor, devMinor, mount, inoLow, inoHigh } = identity
-    if (devMajor !== this.#lastMajor || devMinor !== this.#lastMinor || mount !== this.#lastMount) {
-      const device = `${devMajor}:${devMinor}:${mount}`
-      let index = this.#devices.get(device)
-      if (index === undefined) {
-        index = this.#devices.size
-        this.#devices.set(device, index)
-      }
-      this.#lastMajor = devMajor
-      this.#lastMinor = devMinor
-      this.#lastMount = mount
-      this.#lastDevice = index
-    }
-    // 45 bits of inode number and 8 of device make an exact number; the rest takes the long way.
-    if (inoHigh < 0x2000 && this.#lastDevice < 256)
-      return this.#lastDevice * 0x2000_0000_0000 + inoHigh * 0x1_0000_0000 + inoLow
-    return `${this.#lastDevice}:${inoHigh}:${inoLow}`
-  }
+  // --- which node -----------------------------------------------------------------------------------
 
   /**
    * The node of the inode whose struct statx lies at `statAt`, found in `parent` under the arena name
-   * at `nameAt` (`nameBytes` long, NUL after it), or undefined names. Made when it is new. It has one
-   * more lookup afterwards.
+   * at `nameAt` (`nameBytes` long, NUL after it), or undefined names. Made when it is new. `fd` and
+   * `fdNameAt` lead to the inode too. It has one more lookup afterwards. Undefined only with mandatory
+   * file handles, where there is none: `handles.fault` says why.
    */
-  adopt(statAt: number, parent: HostNode | undefined, nameAt: number, nameBytes: number): HostNode {
-    const { view, bytes } = this.#context
-    const seen = this.#seen
-    readIdentity(view, statAt, seen)
-    const key = this.#key(seen)
-    let node = this.#byInode.get(key)
-    if (node !== undefined && !sameIdentity(node, seen)) {
-      // The inode number was reused: the old node can be reached no more.
-      this.#byInode.delete(key)
+  adopt(
+    statAt: number,
+    parent: HostNode | undefined,
+    nameAt: number,
+    nameBytes: number,
+    fd: number,
+    fdNameAt: number,
+  ): HostNode | undefined {
+    const inodes = this.#inodes
+    inodes.see(statAt)
+    const mandatory = this.handles.mode === 'mandatory'
+    // Without a birth time only the handle (which has the inode's generation) tells who took over a number.
+    const seenHandle =
+      mandatory || !inodes.seenBirth ? this.handles.read(fd, fdNameAt, inodes.seenMount) : undefined
+    if (mandatory && seenHandle === undefined) return undefined
+    let node = inodes.find()
+    if (
+      node?.handle !== undefined &&
+      seenHandle !== undefined &&
+      node.handle !== seenHandle &&
+      !inodes.seenBirth
+    ) {
+      inodes.remove(node)
       node = undefined
     }
-    if (node === undefined) {
-      node = new HostNode()
-      copyIdentity(seen, node)
+    if (node !== undefined) {
+      this.table.addLookup(node)
+      if (
+        parent !== undefined &&
+        node !== this.root &&
+        !this.isNamed(node, parent, nameAt, nameBytes)
+      )
+        this.setName(node, parent, nameAt, nameBytes)
+    } else {
+      node = inodes.make()
       this.table.insert(node)
-      this.#byInode.set(key, node)
-      if (parent !== undefined) this.setName(node, parent, bytes, nameAt, nameBytes)
       this.table.addLookup(node)
       node.holds--
-      return node
+      if (parent === undefined) node.nameless = true
+      else this.setName(node, parent, nameAt, nameBytes)
     }
-    if (
-      parent !== undefined &&
-      !node.pinned &&
-      node !== this.root &&
-      !this.#hasName(node, parent, bytes, nameAt, nameBytes)
-    )
-      this.setName(node, parent, bytes, nameAt, nameBytes)
-    this.table.addLookup(node)
-    return node
+    if (seenHandle === undefined || node.handle !== undefined) return node
+    const fault = this.#giveHandle(node, seenHandle, parent, fd)
+    if (fault >= 0 || !mandatory) return node
+    this.handles.fault = fault
+    this.forget(node, 1)
+    return undefined
+  }
+
+  /** `fd`: on the directory `parent`, or without that on the node. */
+  #giveHandle(node: HostNode, handle: string, parent: HostNode | undefined, fd: number): number {
+    if (node.mount.handleFd >= 0 || parent === undefined || parent.mount === node.mount)
+      return this.handles.give(node, handle, fd)
+    const own = this.pathFdOf(node)
+    return own < 0 ? own : this.handles.give(node, handle, own)
   }
 
   /** The known node of the inode at `statAt`, if any. No lookup is taken. */
   find(statAt: number): HostNode | undefined {
-    readIdentity(this.#context.view, statAt, this.#seen)
-    const node = this.#byInode.get(this.#key(this.#seen))
-    return node !== undefined && sameIdentity(node, this.#seen) ? node : undefined
+    this.#inodes.see(statAt)
+    return this.#inodes.find()
   }
 
-  #hasName(
-    node: HostNode,
-    parent: HostNode,
-    bytes: Uint8Array,
-    at: number,
-    length: number,
-  ): boolean {
-    if (node.parent !== parent || node.name.length !== length + 1) return false
-    for (let i = 0; i < length; i++) if (node.name[i] !== bytes[at + i]) return false
+  /** It is known by this name, not only by others. */
+  isNamed(node: HostNode, parent: HostNode, nameAt: number, nameBytes: number): boolean {
+    const { name } = node
+    if (node.nameless || node.parent !== parent || name.length !== nameBytes) return false
+    const { bytes } = this.#context
+    for (let i = 0; i < nameBytes; i++) if (name.charCodeAt(i) !== bytes[nameAt + i]) return false
     return true
   }
 
-  setName(node: HostNode, parent: HostNode, bytes: Uint8Array, at: number, length: number): void {
-    const name = new Uint8Array(length + 1)
-    for (let i = 0; i < length; i++) name[i] = bytes[at + i]!
-    node.name = name
-    if (node.parent === parent) return
-    this.table.hold(parent)
+  setName(node: HostNode, parent: HostNode, nameAt: number, nameBytes: number): void {
+    node.name = this.#arena.toString('latin1', nameAt, nameAt + nameBytes)
+    this.descriptors.setNameless(node, false)
     const former = node.parent
+    if (former === parent) return
+    this.table.hold(parent)
     node.parent = parent
+    // Held: what it was known by may be all that keeps it.
+    this.table.hold(node)
     if (former !== undefined) this.#unhold(former)
+    if (node.holds > 1) this.#breakCycle(node)
+    this.#unhold(node)
+  }
+
+  /**
+   * The host has moved directories about: where the node's new directory was last seen below the node
+   * itself, that is out of date. The one just below loses its place; the next lookup finds it again.
+   */
+  #breakCycle(node: HostNode): void {
+    let below = node.parent
+    while (below !== undefined && below.parent !== node) below = below.parent
+    if (below === undefined) return
+    below.parent = undefined
+    this.descriptors.setNameless(below, true)
+    this.#unhold(node)
+  }
+
+  /**
+   * The node of a guest that comes from another daemon, under the nodeid it has there: of the inode whose
+   * struct statx lies at `statAt`, got of `fd` and `fdNameAt`, found in `parent` under the arena name at
+   * `nameAt`; without a parent, of a file without a name that `fd` is on. -errno: EEXIST the nodeid is taken,
+   * or as `handles.fault`.
+   */
+  restore(
+    nodeid: number,
+    statAt: number,
+    parent: HostNode | undefined,
+    nameAt: number,
+    nameBytes: number,
+    fd: number,
+    fdNameAt: number,
+  ): number {
+    this.#inodes.see(statAt)
+    const mandatory = this.handles.mode === 'mandatory'
+    const seenHandle =
+      mandatory || !this.#inodes.seenBirth
+        ? this.handles.read(fd, fdNameAt, this.#inodes.seenMount)
+        : undefined
+    if (mandatory && seenHandle === undefined) return this.handles.fault
+    const node = this.#inodes.make()
+    if (!this.table.insertAt(node, nodeid)) {
+      this.#inodes.remove(node)
+      return -Errno.EEXIST
+    }
+    if (parent === undefined) node.nameless = true
+    else this.setName(node, parent, nameAt, nameBytes)
+    if (seenHandle !== undefined) this.#giveHandle(node, seenHandle, parent, fd)
+    node.holds--
+    return 0
+  }
+
+  /** As `restore`, for a file that was not found: every use of the node answers ESTALE. */
+  restoreLost(nodeid: number, type: number): number {
+    const node = new HostNode(this.root.mount)
+    node.type = type
+    node.nameless = true
+    if (!this.table.insertAt(node, nodeid)) return -Errno.EEXIST
+    node.holds--
+    return 0
   }
 
   forget(node: HostNode, nlookup: number): void {
     if (this.table.forget(node, nlookup)) this.#gone(node)
   }
 
+  hold(node: HostNode): void {
+    this.table.hold(node)
+  }
+
+  unhold(node: HostNode): void {
+    this.#unhold(node)
+  }
+
   #unhold(node: HostNode): void {
     if (this.table.unhold(node)) this.#gone(node)
   }
 
+  /** Lets go of a node that left the table, and of the directories that were only held by it. */
   #gone(node: HostNode): void {
-    const key = this.#key(node)
-    if (this.#byInode.get(key) === node) this.#byInode.delete(key)
-    this.#closeNode(node)
-    const { parent } = node
-    node.parent = undefined
-    if (parent !== undefined) this.#unhold(parent)
+    for (let left: HostNode | undefined = node; left !== undefined; ) {
+      this.#inodes.remove(left)
+      this.descriptors.close(left)
+      this.handles.drop(left)
+      const { parent }: HostNode = left
+      left.parent = undefined
+      left = parent !== undefined && this.table.unhold(parent) ? parent : undefined
+    }
   }
 
-  #closeNode(node: HostNode): void {
-    if (node.fd < 0) return
-    this.#context.close(node.fd)
-    node.fd = -1
-    this.#dropOpen(node)
+  /** Forgets every node but the root. */
+  clear(): void {
+    this.table.forgetAll(node => this.#gone(node))
   }
 
-  #dropOpen(node: HostNode): void {
-    const index = node.openIndex
-    if (index < 0) return
-    node.openIndex = -1
-    const last = this.#open.pop()!
-    if (last === node) return
-    this.#open[index] = last
-    last.openIndex = index
-  }
+  // --- descriptors ----------------------------------------------------------------------------------
 
   /**
-   * A descriptor on the node, for the duration of the call: O_PATH, or one of its open files.
-   * Errors: ESTALE the inode cannot be reached any more; EMFILE.
+   * A descriptor on the node: O_PATH, or one of its open files. It is good until another node's is
+   * asked for; for two see `both`. Errors: ESTALE the inode cannot be reached any more; ENFILE.
    */
   fdOf(node: HostNode): number {
     if (node.fd >= 0) {
       node.referenced = true
       return node.fd
     }
-    const open = node.openFds.length
-    if (open > 0) return node.openFds[open - 1]!
-    return this.#openNode(node)
+    const { fdAtHand } = node
+    return fdAtHand >= 0 ? fdAtHand : this.#open(node)
   }
 
   /** As `fdOf`, but never an open file's descriptor: it stays valid when that file is closed. */
   pathFdOf(node: HostNode): number {
-    return node.fd >= 0 ? this.fdOf(node) : this.#openNode(node)
+    return node.fd >= 0 ? this.fdOf(node) : this.#open(node)
   }
 
-  #openNode(node: HostNode): number {
-    let fd = this.#openByName(node)
-    if (fd === -Errno.EMFILE && this.relieve()) fd = this.#openByName(node)
-    if (fd < 0 && node.handle !== undefined) fd = this.#openByHandle(node)
-    if (fd < 0 && node.openFds.length > 0)
-      fd = this.#context.reopen(node.openFds[node.openFds.length - 1]!, O_PATH)
+  /** Descriptors on two nodes, to `first` and `second`. 0 or -errno. */
+  both(one: HostNode, other: HostNode): number {
+    this.first = this.fdOf(one)
+    if (this.first < 0) return this.first
+    this.descriptors.guarded = one
+    this.second = this.fdOf(other)
+    this.descriptors.guarded = undefined
+    return Math.min(this.second, 0)
+  }
+
+  /** Opens the node's file with `flags`. The node's own descriptor stays. Errors: those of open(2), ENFILE. */
+  reopen(node: HostNode, flags: number): number {
+    const path = this.fdOf(node)
+    if (path < 0) return path
+    let fd = this.#context.reopen(path, flags)
+    if (outOfDescriptors(fd) && this.relieve(node)) fd = this.#context.reopen(path, flags)
+    return fd === -Errno.EMFILE ? -Errno.ENFILE : fd
+  }
+
+  /** Gives up descriptors, but not that of `spare`: open(2) found that there are no more. False: there were none. */
+  relieve(spare: HostNode | undefined): boolean {
+    return this.descriptors.relieve(spare)
+  }
+
+  /** Opens `node` and, first, what leads there. */
+  #open(node: HostNode): number {
+    let fd = this.#openStep(node)
+    while (fd === DIRECTORY_FIRST) {
+      // No recursion: the guest decides how deep its directories are.
+      const way = [node]
+      for (let above = node.parent; above !== undefined; above = above.parent) {
+        if (above.fdAtHand >= 0) break
+        way.push(above)
+        if (above.handle !== undefined) break
+      }
+      fd = 0
+      for (let i = way.length - 1; i >= 0 && fd >= 0; i--) fd = this.#openStep(way[i]!)
+    }
+    return fd
+  }
+
+  /** Opens `node` by handle or by name, or answers DIRECTORY_FIRST. */
+  #openStep(node: HostNode): number {
+    let fd = this.#openOnce(node)
+    if (outOfDescriptors(fd) && this.relieve(node.parent)) fd = this.#openOnce(node)
+    if (fd >= 0) this.descriptors.add(node, fd)
+    return fd === -Errno.EMFILE ? -Errno.ENFILE : fd
+  }
+
+  #openOnce(node: HostNode): number {
+    if (node.handle !== undefined) {
+      const fd = this.#checked(node, this.handles.open(node))
+      if (fd >= 0 || outOfDescriptors(fd)) return fd
+      // It led nowhere, and will not again. A name alone tells nothing without a birth time.
+      if (!node.hasBirth) return fd
+      this.handles.drop(node)
+    }
+    const { openFds, parent } = node
+    if (openFds !== undefined && openFds.length > 0)
+      return this.#checked(node, this.#context.reopen(openFds[openFds.length - 1]!, O_PATH))
+    if (parent === undefined) return -Errno.ESTALE
+    const dir = parent.fdAtHand
+    if (dir < 0) return DIRECTORY_FIRST
+    parent.referenced = true
+    return this.#checked(
+      node,
+      this.#context.openat(dir, this.#placeName(node), O_PATH | O_NOFOLLOW, 0, 0),
+    )
+  }
+
+  /** `fd` if it is the node's inode, whose struct statx is then at STAT2_AT; else closes it: -ESTALE. */
+  #checked(node: HostNode, fd: number): number {
     if (fd < 0)
       return fd === -Errno.ENOENT || fd === -Errno.ENOTDIR || fd === -Errno.ELOOP
         ? -Errno.ESTALE
         : fd
-    this.#keep(node, fd)
-    return fd
-  }
-
-  #keep(node: HostNode, fd: number): void {
-    node.fd = fd
-    node.referenced = true
-    if (this.#open.length >= this.#maxDescriptors) this.#evict(node)
-    node.openIndex = this.#open.length
-    this.#open.push(node)
-  }
-
-  #openByName(node: HostNode): number {
-    if (node.parent === undefined) return -Errno.ESTALE
-    const dir = this.fdOf(node.parent)
-    if (dir < 0) return dir
-    const nameAt = this.#placeName(node)
-    const fd = this.#context.openat(dir, nameAt, O_PATH | O_NOFOLLOW, 0, 0)
-    return fd < 0 ? fd : this.#checked(node, fd)
-  }
-
-  #openByHandle(node: HostNode): number {
-    const at = this.#scratchAt + OTHER_AT
-    this.#context.bytes.set(node.handle!, at)
-    const mount = this.#context.reopen(this.root.fd, O_DIRECTORY)
-    if (mount < 0) return mount
-    const fd = this.#context.openByHandle(mount, at, O_PATH | O_NOFOLLOW)
-    this.#context.close(mount)
-    return fd < 0 ? fd : this.#checked(node, fd)
-  }
-
-  /** `fd` if it is the node's inode; else closes it: -ESTALE. */
-  #checked(node: HostNode, fd: number): number {
     const fault = this.#statInto(fd, EMPTY_PATH)
-    if (fault >= 0) {
-      readIdentity(this.#context.view, this.#scratchAt + STAT2_AT, this.#seen)
-      if (sameIdentity(node, this.#seen)) return fd
-    }
+    if (fault >= 0 && this.#isSame(node, this.#scratchAt + STAT2_AT, fd, EMPTY_PATH)) return fd
     this.#context.close(fd)
     return fault < 0 ? fault : -Errno.ESTALE
+  }
+
+  /** The struct statx at `statAt`, got of `fd` and `nameAt`, is that of the node's inode. */
+  #isSame(node: HostNode, statAt: number, fd: number, nameAt: number): boolean {
+    this.#inodes.see(statAt)
+    if (!this.#inodes.isSeen(node)) return false
+    if (this.#inodes.seenBirth || node.handle === undefined) return true
+    const handle = this.handles.read(fd, nameAt, node.mount)
+    return handle === undefined || handle === node.handle
   }
 
   #placeName(node: HostNode): number {
     const at = this.#scratchAt + NAME_AT
     const { bytes } = this.#context
     const { name } = node
-    for (let i = 0; i < name.length; i++) bytes[at + i] = name[i]!
+    for (let i = 0; i < name.length; i++) bytes[at + i] = name.charCodeAt(i)
+    bytes[at + name.length] = 0
     return at
   }
 
@@ -317,99 +409,40 @@ export class HostNodes {
    * Errors: ESTALE.
    */
   stat(node: HostNode, outAt: number): number {
-    const open = node.openFds.length
-    const fd = node.fd >= 0 ? node.fd : open > 0 ? node.openFds[open - 1]! : -1
-    if (fd >= 0) return this.#context.statx(fd, EMPTY_PATH, 0, STATX_WANTED, outAt)
-    if (node.parent !== undefined) {
-      const dir = this.fdOf(node.parent)
+    const { fdAtHand, parent } = node
+    if (fdAtHand >= 0) return this.#context.statx(fdAtHand, EMPTY_PATH, 0, STATX_WANTED, outAt)
+    if (parent !== undefined && (node.handle === undefined || parent.fdAtHand >= 0)) {
+      const dir = this.fdOf(parent)
       if (dir >= 0) {
-        const answer = this.#context.statx(dir, this.#placeName(node), 0, STATX_WANTED, outAt)
-        if (answer >= 0) {
-          readIdentity(this.#context.view, outAt, this.#seen)
-          if (sameIdentity(node, this.#seen)) return 0
-        }
+        const nameAt = this.#placeName(node)
+        const answer = this.#context.statx(dir, nameAt, 0, STATX_WANTED, outAt)
+        if (answer >= 0 && this.#isSame(node, outAt, dir, nameAt)) return 0
       }
     }
-    const opened = this.#openNode(node)
-    return opened < 0 ? opened : this.#context.statx(opened, EMPTY_PATH, 0, STATX_WANTED, outAt)
+    const opened = this.#open(node)
+    if (opened < 0) return opened
+    const from = this.#scratchAt + STAT2_AT
+    this.#context.bytes.copyWithin(outAt, from, from + 256)
+    return 0
   }
+
+  // --- nodes without a name -------------------------------------------------------------------------
 
   /** Makes sure the node can be reached without its name, which is about to go. A failure is no harm to others. */
   pin(node: HostNode): void {
-    if (node.fd < 0 && this.pathFdOf(node) < 0) return
-    if (node.pinned) return
-    node.pinned = true
-    this.#dropOpen(node)
+    if (node.fdAtHand < 0 && this.#open(node) < 0) return
+    this.descriptors.setNameless(node, true)
   }
 
-  /** The node got a name again (LINK of a file without one). */
+  /** The name did not go. */
   unpin(node: HostNode): void {
-    if (!node.pinned || node === this.root) return
-    node.pinned = false
-    if (node.fd >= 0) {
-      const { fd } = node
-      this.#keep(node, fd)
-    }
+    this.descriptors.setNameless(node, false)
   }
 
-  /** Gives up one descriptor that was not used lately, taking the file's handle where that works. */
-  #evict(spare: HostNode | undefined): void {
-    for (let steps = this.#open.length * 2; steps > 0; steps--) {
-      if (this.#hand >= this.#open.length) this.#hand = 0
-      const node = this.#open[this.#hand]!
-      if (node === spare || node.referenced) {
-        node.referenced = false
-        this.#hand++
-        continue
-      }
-      this.#takeHandle(node)
-      this.#context.close(node.fd)
-      node.fd = -1
-      this.#dropOpen(node)
-      return
-    }
+  /** An open file or directory of the node is about to be closed; it is in `openFds` no more. */
+  beforeClose(node: HostNode, fd: number): void {
+    if (!node.nameless || node.lookups === 0 || node.fdAtHand >= 0) return
+    const kept = this.#context.reopen(fd, O_PATH)
+    if (kept >= 0) this.descriptors.add(node, kept)
   }
-
-  /** The process is out of descriptors: gives up a quarter of ours. False when there are none to give. */
-  relieve(): boolean {
-    const before = this.#open.length
-    for (let i = Math.ceil(before / 4); i > 0; i--) this.#evict(undefined)
-    return this.#open.length < before
-  }
-
-  /** Handles only lead back within the share's own mount. */
-  #takeHandle(node: HostNode): void {
-    if (!this.#canUseHandles || node.handle !== undefined || node.mount !== this.root.mount) return
-    const at = this.#scratchAt + OTHER_AT
-    const answer = this.#context.nameToHandle(node.fd, EMPTY_PATH, at)
-    if (answer >= 0) node.handle = this.#context.bytes.slice(at, at + HANDLE_BYTES)
-    else if (answer === -Errno.EOPNOTSUPP) this.#canUseHandles = false
-  }
-
-  /** Forgets every node but the root. */
-  clear(): void {
-    for (const node of [...this.table]) {
-      if (node === this.root) continue
-      node.lookups = 0
-      node.openFds = []
-    }
-    // A node goes when its children let go of it, so the leaves lead the way.
-    for (const node of [...this.table])
-      if (node !== this.root && node.holds === 0) this.forget(node, 0)
-  }
-}
-
-function copyIdentity(from: Identity, to: Identity): void {
-  to.inoLow = from.inoLow
-  to.inoHigh = from.inoHigh
-  to.devMajor = from.devMajor
-  to.devMinor = from.devMinor
-  to.mount = from.mount
-  to.type = from.type
-  to.btimeSec = from.btimeSec
-  to.btimeNsec = from.btimeNsec
-}
-
-export function isDirectory(node: HostNode): boolean {
-  return node.type === S_IFDIR
 }

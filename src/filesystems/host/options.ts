@@ -1,7 +1,14 @@
 /** Options of the host back end, by the names of the command line. */
+import { DEFAULT_MIGRATION_OPTIONS, type MigrationOptions } from '../../vfs/migration.js'
 
 /** Meanings as in Rust virtiofsd: how long the guest may answer from its own caches. */
 export type CacheMode = 'never' | 'metadata' | 'auto' | 'always'
+
+/**
+ * Whether inodes are also reached by file handles (see file-handles.ts): `prefer` where the file system
+ * and our capabilities allow it, `mandatory` always or not at all.
+ */
+export type InodeFileHandles = 'never' | 'prefer' | 'mandatory'
 
 export interface HostOptions {
   /** The shared directory. */
@@ -23,8 +30,10 @@ export interface HostOptions {
   readonly preserveNoatime: boolean
   /** Node descriptors kept open at most; others are opened again when needed. */
   readonly nodeDescriptors: number
-  /** Open files and directories at most; past it ENFILE. */
+  readonly inodeFileHandles: InodeFileHandles
+  /** Open files and directories at most; past it ENFILE. Nodes keep fewer descriptors as these grow. */
   readonly openFiles: number
+  readonly migration: MigrationOptions
 }
 
 export const DEFAULT_HOST_OPTIONS: Omit<HostOptions, 'sharedDir'> = {
@@ -36,7 +45,9 @@ export const DEFAULT_HOST_OPTIONS: Omit<HostOptions, 'sharedDir'> = {
   securityContext: false,
   preserveNoatime: false,
   nodeDescriptors: 4096,
+  inodeFileHandles: 'prefer',
   openFiles: 65536,
+  migration: DEFAULT_MIGRATION_OPTIONS,
 }
 
 /** Seconds that names and attributes may be cached; `metadata` caches no data. */

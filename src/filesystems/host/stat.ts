@@ -1,5 +1,4 @@
-/** struct statx in the arena: identity of a node, and attributes for the guest. */
-import { S_IFMT } from '../../../protocol/linux/constants.js'
+/** struct statx in the arena as attributes for the guest. */
 import {
   STATX_BASIC_STATS,
   STATX_BTIME,
@@ -12,58 +11,6 @@ import type { Attributes } from '../../vfs/replies.js'
 export const STATX_WANTED = STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID
 
 const F = statx.f
-
-/** What tells one inode from every other, also from one that takes its number over later. */
-export interface Identity {
-  inoLow: number
-  inoHigh: number
-  devMajor: number
-  devMinor: number
-  mount: number
-  type: number
-  /** 0 where the file system keeps no birth time. */
-  btimeSec: number
-  btimeNsec: number
-}
-
-export function readIdentity(view: DataView, at: number, into: Identity): void {
-  const mask = F.stx_mask.get(view, at)
-  const hasBirth = (mask & STATX_BTIME) !== 0
-  into.inoLow = view.getUint32(at + F.stx_ino.offset, true)
-  into.inoHigh = view.getUint32(at + F.stx_ino.offset + 4, true)
-  into.devMajor = F.stx_dev_major.get(view, at)
-  into.devMinor = F.stx_dev_minor.get(view, at)
-  into.mount = (mask & STATX_MNT_ID) !== 0 ? F.stx_mnt_id.get(view, at) : 0
-  into.type = F.stx_mode.get(view, at) & S_IFMT
-  into.btimeSec = hasBirth ? F.stx_btime_sec.get(view, at) : 0
-  into.btimeNsec = hasBirth ? F.stx_btime_nsec.get(view, at) : 0
-}
-
-export function newIdentity(): Identity {
-  return {
-    inoLow: 0,
-    inoHigh: 0,
-    devMajor: 0,
-    devMinor: 0,
-    mount: 0,
-    type: 0,
-    btimeSec: 0,
-    btimeNsec: 0,
-  }
-}
-
-export function sameIdentity(a: Identity, b: Identity): boolean {
-  return (
-    a.inoLow === b.inoLow &&
-    a.inoHigh === b.inoHigh &&
-    a.devMinor === b.devMinor &&
-    a.devMajor === b.devMajor &&
-    a.mount === b.mount &&
-    a.type === b.type &&
-    a.btimeSec === b.btimeSec &&
-    a.btimeNsec === b.btimeNsec
-  )
-}
 
 /** Fills everything but `submount`, `dax` and the time limits. */
 export function readAttributes(view: DataView, at: number, attr: Attributes): void {

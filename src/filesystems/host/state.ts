@@ -10,7 +10,8 @@ import { Caller } from './caller.js'
 import type { HostHandle } from './handles.js'
 import { Mounts } from './mounts.js'
 import { type IdTranslation, parseTranslate } from './id-translation.js'
-import { type HostNode, HostNodes } from './nodes.js'
+import type { HostNode } from './node.js'
+import { HostNodes } from './nodes.js'
 import { CACHE_SECONDS, type HostOptions } from './options.js'
 import { NAME_AT, STAT_AT } from './scratch.js'
 import { readAttributes, STATX_WANTED } from './stat.js'
@@ -41,7 +42,12 @@ export class HostState {
     this.context = context
     this.options = options
     this.scratchAt = scratchAt
-    this.nodes = new HostNodes(context, scratchAt, options.nodeDescriptors)
+    this.nodes = new HostNodes(
+      context,
+      scratchAt,
+      options.nodeDescriptors,
+      options.inodeFileHandles,
+    )
     this.mounts = new Mounts(context, scratchAt)
     this.validSec = CACHE_SECONDS[options.cache]
     this.xattr = options.xattr || options.xattrmap !== undefined
@@ -97,44 +103,98 @@ export class HostState {
       this.negotiated?.submounts === true &&
       node.type === S_IFDIR &&
       node.parent !== undefined &&
-      node.parent.mount !== node.mount
+      node.parent.mount.id !== node.mount.id
     attr.dax = false
     attr.validSec = this.validSec
     attr.validNsec = 0
   }
 
-  /** Turns the struct statx at `statAt` into a node with a lookup, and the reply that names it. */
-  fillEntry(entry: EntryReply, parent: HostNode, nameAt: number, nameBytes: number): HostNode {
-    const node = this.nodes.adopt(this.statAt, parent, nameAt, nameBytes)
+  /**
+   * Turns the struct statx at `statAt`, got of `fd` and `fdNameAt`, into a node with a lookup, and the
+   * reply that names it. 0, or -errno (file handles are mandatory and there is none).
+   */
+  fillEntry(
+    entry: EntryReply,
+    parent: HostNode | undefined,
+    nameAt: number,
+    nameBytes: number,
+    fd: number,
+    fdNameAt: number,
+  ): number {
+    const node = this.nodes.adopt(this.statAt, parent, nameAt, nameBytes, fd, fdNameAt)
+    if (node === undefined) return this.nodes.handles.fault
     entry.nodeid = node.nodeid
     entry.generation = 0
     entry.entryValidSec = this.validSec
     entry.entryValidNsec = 0
     this.fillAttributes(entry.attr, node)
-    return node
+    return 0
   }
 
   /** The open file of `fh`; `directory` says which kind is meant. */
   handle(fh: number, directory: boolean): HostHandle | undefined {
     const handle = this.handles.get(fh)
-    return handle !== undefined && handle.directory === directory ? handle : undefined
+    return handle !== undefined && handle.directory === directory && handle.fd >= 0
+      ? handle
+      : undefined
+  }
+
+  /** Why there is no `handle`: EBADF, or EIO where the guest's file was lost on its way here. */
+  noHandle(fh: number): number {
+    const handle = this.handles.get(fh)
+    return handle !== undefined && handle.fd < 0 ? -Errno.EIO : -Errno.EBADF
+  }
+
+  /** No further file can be opened. */
+  get full(): boolean {
+    return this.handles.size >= this.options.openFiles
   }
 
   /** Remembers an open descriptor: its fh, or -ENFILE (and the descriptor is closed). */
   addHandle(handle: HostHandle): number {
-    if (this.handles.size >= this.options.openFiles) {
+    if (this.full) {
       this.context.close(handle.fd)
       return -Errno.ENFILE
     }
-    handle.node.openFds.push(handle.fd)
-    return this.handles.insert(handle)
+    const fh = this.handles.insert(handle)
+    this.#open(handle)
+    return fh
+  }
+
+  /** As `addHandle`, under the `fh` that the guest knows it by from another daemon. EEXIST: it is taken. */
+  restoreHandle(handle: HostHandle, fh: number): number {
+    const fault = this.full ? -Errno.ENFILE : this.handles.insertAt(handle, fh) ? 0 : -Errno.EEXIST
+    if (fault >= 0) this.#open(handle)
+    else if (handle.fd >= 0) this.context.close(handle.fd)
+    return fault
+  }
+
+  #open({ node, fd }: HostHandle): void {
+    this.nodes.hold(node)
+    if (fd < 0) return
+    if (node.openFds === undefined) node.openFds = [fd]
+    else node.openFds.push(fd)
+    this.#divide()
   }
 
   closeHandle(handle: HostHandle): number {
-    const { openFds } = handle.node
-    const at = openFds.indexOf(handle.fd)
-    if (at >= 0) openFds.splice(at, 1)
-    return this.context.close(handle.fd)
+    const { node, fd } = handle
+    if (fd < 0) {
+      this.nodes.unhold(node)
+      return 0
+    }
+    const left = node.openFds!.filter(open => open !== fd)
+    node.openFds = left.length > 0 ? left : undefined
+    this.#divide()
+    this.nodes.beforeClose(node, fd)
+    const outcome = this.context.close(fd)
+    this.nodes.unhold(node)
+    return outcome
+  }
+
+  /** Open files come first; nodes have what they leave. */
+  #divide(): void {
+    this.nodes.descriptors.fitInto(this.options.openFiles - this.handles.size)
   }
 }
 
