@@ -152,7 +152,10 @@ int64_t callWait(Context& c, const double* a) {
   int timeoutMs;
   uint64_t spinUs;
   if (!asInt(a[0], &timeoutMs) || !asUnsigned(a[1], 10e6, &spinUs)) return -EINVAL;
-  if (spinUs > 0 && spin(c, spinUs)) timeoutMs = 0;
+  // Work in a ring or a finished job needs no look at the descriptors: the caller has them looked at
+  // now and then while there is work.
+  if (spinUs > 0 && spin(c, spinUs)) return 0;
+  if (spinUs > 0 && timeoutMs == 0) return 0;
   if (timeoutMs != 0) {
     // Announce the sleep, then look once more: a job that finishes now either sees the flag and
     // signals, or is seen here.

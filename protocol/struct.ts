@@ -125,6 +125,8 @@ export function struct<const L extends Layout>(
     NAME: name,
     SIZE: offset,
     LAYOUT: layout,
-    f: Object.freeze(f) as unknown as Fields<L>,
+    // Built anew: an object filled key by key becomes a dictionary from 17 fields on, and each access
+    // to it costs 10 ns (V8; readAttributes 216 ns against 27).
+    f: Object.freeze(Object.fromEntries(Object.entries(f))) as unknown as Fields<L>,
   })
 }

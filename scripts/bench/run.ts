@@ -10,7 +10,7 @@
  * folder for temporary files, which must not be in memory).
  */
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
-import { cpus, tmpdir } from 'node:os'
+import { cpus, loadavg, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { type Contestant, contestants, peerVersion, Running } from './contestants.js'
@@ -160,6 +160,16 @@ async function count(one: Cell, running: readonly Running[]): Promise<void> {
   }
 }
 
+/** Of the last minute at each end; the guest and one daemon at work make two of it. */
+const loads = [loadavg()[0]!]
+
+function describeRun({ rounds, ms, wait, pin }: Settings): string {
+  loads.push(loadavg()[0]!)
+  const busy =
+    Math.max(...loads) > 2.5 ? ' **Others used the machine: operations a second say little.**' : ''
+  return `${rounds} rounds of ${ms} ms, turn about; the guest ${wait === 'spin' ? 'spins' : 'sleeps'} while it waits${pin ? '; guest and daemon have CPUs of their own' : ''}; load average ${loads.map(load => load.toFixed(1)).join(' to ')}.${busy}`
+}
+
 async function main(): Promise<number> {
   const settings = await readSettings(process.argv.slice(2))
   const memory = mkdtempSync('/dev/shm/virtiofsd-bench-')
@@ -197,7 +207,7 @@ async function main(): Promise<number> {
       {
         machine: machine(peerVersion()),
         date: new Date().toISOString().slice(0, 16),
-        settings: `${settings.rounds} rounds of ${settings.ms} ms, turn about; the guest ${settings.wait === 'spin' ? 'spins' : 'sleeps'} while it waits${settings.pin ? '; guest and daemon have CPUs of their own' : ''}.`,
+        settings: describeRun(settings),
         summaries,
         driverCost: cost,
       },

@@ -16,6 +16,7 @@ import { cacheFolder, type GuestResult, TAG } from './uml.js'
 
 const PROGRAM = 'qemu-system-x86_64'
 const BUSYBOX = '/bin/busybox'
+export const KERNEL_COMMAND_LINE = 'console=ttyS0 quiet mitigations=off'
 const DEFAULT_LIMIT_MS = 300_000
 
 /** In the order of loading; what the package does not hold is built into its kernel. */
@@ -94,8 +95,12 @@ export async function runQemu(options: QemuOptions): Promise<GuestResult> {
   }
 }
 
-/** Makes LAB/initramfs.gz out of LAB/root. */
-export function makeInitramfs(lab: string, guest: QemuGuest, options: QemuOptions): string {
+/** Makes LAB/initramfs.gz out of LAB/root, and tells its path. */
+export function makeInitramfs(
+  lab: string,
+  guest: QemuGuest,
+  options: Pick<QemuOptions, 'command' | 'mountOptions' | 'files'>,
+): string {
   const root = join(lab, 'root')
   for (const name of ['bin', 'dev', 'proc', 'sys', 'tmp', 'mnt', 'modules', 'lab'])
     mkdirSync(join(root, name), { recursive: true })
@@ -135,7 +140,7 @@ export function qemuArguments(kernel: string, initramfs: string, options: QemuOp
     ...['-chardev', `socket,id=c0,path=${options.socketPath}`],
     ...['-device', `vhost-user-fs-pci,chardev=c0,tag=${TAG}${queues}`],
     ...['-kernel', kernel, '-initrd', initramfs],
-    ...['-append', 'console=ttyS0 quiet mitigations=off'],
+    ...['-append', KERNEL_COMMAND_LINE],
   ]
 }
 
@@ -173,7 +178,7 @@ function boot(args: readonly string[], options: QemuOptions): Promise<GuestResul
 }
 
 /** The output of all boots together; the status of the last one. */
-function parseConsole(console: string): GuestResult {
+export function parseConsole(console: string): GuestResult {
   const text = console.replaceAll('\r', '')
   const [, ...boots] = text.split('lab: start\n')
   const end = /^lab: end (\d+)$/m.exec(boots.at(-1) ?? '')

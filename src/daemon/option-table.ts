@@ -271,7 +271,7 @@ export const HEADINGS: readonly Heading[] = [
         name: 'poll-us',
         takes: 'word',
         value: 'US',
-        help: 'longest spin before sleeping, in microseconds; 0 turns it off (default 30)',
+        help: 'longest spin before sleeping, in microseconds; 0 turns it off (default 50)',
       },
       {
         name: 'node-descriptors',

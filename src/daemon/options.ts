@@ -33,7 +33,7 @@ const INODE_FILE_HANDLES = ['never', 'prefer', 'mandatory', 'fallback'] as const
 const MIGRATION_MODES: readonly MigrationMode[] = ['find-paths', 'file-handles']
 const MIGRATION_ON_ERROR: readonly MigrationOnError[] = ['abort', 'guest-error']
 
-const DEFAULT_POLL_US = 30
+const DEFAULT_POLL_US = 50
 const DEFAULT_POOL_THREADS = 16
 const MAX_POOL_THREADS = 256
 const MAX_POLL_US = 1_000_000

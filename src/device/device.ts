@@ -180,7 +180,10 @@ export class Device implements VhostDevice {
     const { spinUs } = this.#polling
     if (spinUs > 0) {
       const ready = this.#context.wait(0, spinUs)
-      if (ready > 0 || this.#anyPending()) return ready
+      if (ready > 0 || this.#anyPending()) {
+        this.#polling.spun()
+        return ready
+      }
       this.#polling.spunInVain()
     }
     return this.#sleep()
@@ -236,6 +239,8 @@ export class Device implements VhostDevice {
       if (written === SUSPENDED) continue
       if (written === FUSE_VIOLATION) this.#report(index, this.#server.violation)
       queue.push(head, written === FUSE_VIOLATION ? 0 : written)
+      // The first answer wakes a guest that sleeps, so that it works while the rest of the batch is done.
+      if (i === 0) this.#signal(index)
     }
     this.#signal(index)
   }

@@ -1,30 +1,48 @@
 /**
- * How long to spin before sleeping. A wake-up costs both sides 10 to 15 us, a request about 1: spinning
- * pays while the guest comes back soon, and is waste when it does not. So the time grows when a sleep
- * turned out short, and shrinks when a spin was in vain.
+ * Whether to spin before sleeping, and how long. A wake-up costs both sides 10 to 25 us, a request about
+ * 1: spinning pays while the guest comes back soon, and is waste when it does not. So it goes on while it
+ * finds work; after a few spins in vain it pauses for some sleeps, each time for more, and begins again
+ * when sleeps are so short that a spin would have spared them.
  */
+
+/** A sleep lasts so much longer than the spin in its place would: both sides wake up. Microseconds. */
+const WAKE_UP_US = 50
+const SPINS_IN_VAIN = 4
+const MOST_PAUSES = 256
+
 export class AdaptivePolling {
   readonly #maxUs: number
-  #currentUs: number
+  #inVain = 0
+  /** Short sleeps to go before spinning again. */
+  #pause = 0
+  #nextPause = 1
 
   /** `maxUs` 0 turns polling off. */
   constructor(maxUs: number) {
     this.#maxUs = maxUs
-    this.#currentUs = maxUs
   }
 
   /** Microseconds to spin now; 0: sleep at once. */
   get spinUs(): number {
-    return this.#currentUs
+    return this.#pause > 0 ? 0 : this.#maxUs
+  }
+
+  /** A spin ended with work to do. */
+  spun(): void {
+    this.#inVain = 0
+    this.#nextPause = 1
   }
 
   spunInVain(): void {
-    this.#currentUs = this.#currentUs >> 1
+    if (++this.#inVain < SPINS_IN_VAIN) return
+    this.#inVain = 0
+    this.#pause = this.#nextPause
+    this.#nextPause = Math.min(this.#nextPause * 2, MOST_PAUSES)
   }
 
-  /** After a sleep of `us`: one that a full spin would have spared asks for more spinning. */
+  /** After a sleep of `us`: one that a spin would have spared asks for spinning. */
   slept(us: number): void {
-    if (this.#maxUs === 0) return
-    if (us <= this.#maxUs) this.#currentUs = Math.min(this.#maxUs, Math.max(this.#currentUs * 2, 8))
+    if (us > this.#maxUs + WAKE_UP_US) this.#pause = Math.max(this.#pause, 1)
+    else if (this.#pause > 0) this.#pause--
   }
 }

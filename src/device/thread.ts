@@ -4,6 +4,7 @@
  * log records, who came and went. It ends by itself, or with the process.
  */
 import { parentPort, workerData } from 'node:worker_threads'
+import { errnoName } from '../../protocol/errno.js'
 import { HostFileSystem } from '../filesystems/host/host-filesystem.js'
 import type { HostOptions } from '../filesystems/host/options.js'
 import { ARENA_BYTES, MESSAGE_AT, SCRATCH_AT, TABLE_AT, TABLE_BYTES } from '../fuse/layout.js'
@@ -55,8 +56,14 @@ function post(message: ThreadMessage): void {
 function main(context: Context, options: ThreadOptions): void {
   const log: Log = (level, message) => post({ type: 'log', level, message })
   // A umask of its own for this thread: the guest's is applied to what it creates.
-  if (context.unshareFs() < 0)
-    log('warn', 'cannot take the umask out of the process; files are made with umask 0')
+  const shared = context.unshareFs()
+  if (shared < 0) {
+    post({
+      type: 'ended',
+      violation: `unshare(CLONE_FS) is refused (${errnoName(shared)}): let whatever confines the daemon allow it`,
+    })
+    return
+  }
   context.umask(0)
   const fs = new HostFileSystem(context, SCRATCH_AT, options.host)
   const fault = fs.start()

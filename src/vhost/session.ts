@@ -433,7 +433,9 @@ export class VhostUserSession {
     const index = Addr.index.get(view, at)
     const ring = this.rings[index]
     if (ring === undefined) return refuse(`there is no ring ${index}`)
-    const logAt = Addr.log_guest_addr.get(view, at)
+    const logsUsed = (Addr.flags.get(view, at) & (1 << VHOST_VRING_F_LOG)) !== 0
+    // Without the flag the address means nothing (user-mode Linux sends all ones).
+    const logAt = logsUsed ? Addr.log_guest_addr.get(view, at) : 0n
     if (logAt > BigInt(Number.MAX_SAFE_INTEGER)) return refuse(`ring ${index} is logged nowhere`)
     const desc = Addr.desc_user_addr.get(view, at)
     const avail = Addr.avail_user_addr.get(view, at)
@@ -444,7 +446,7 @@ export class VhostUserSession {
       used % BigInt(VRING_USED_ALIGN) !== 0n
     )
       return refuse(`ring ${index} is not aligned`)
-    ring.logsUsed = (Addr.flags.get(view, at) & (1 << VHOST_VRING_F_LOG)) !== 0
+    ring.logsUsed = logsUsed
     ring.logAt = Number(logAt)
     const same =
       ring.hasAddress &&

@@ -124,39 +124,38 @@ export class Chain {
       const flags = flagsNext & 0xffff
       const address = high * TWO32 + low
 
+      // Into the segment after those in use, which there always is (RESERVED_SEGMENTS): a buffer stays
+      // there, an indirect table is named for its copy only. Written here, since an address passed on
+      // as an argument would be a heap number. One past 2^53 is in no region, after rounding too.
+      const { segments } = this.#context
+      segments[this.#segmentCount * 2] = isSafeU64(address) ? address : Number.MAX_SAFE_INTEGER
+      segments[this.#segmentCount * 2 + 1] = length
+
       if ((flags & VRING_DESC_F_INDIRECT) !== 0) {
         if (!indirectAllowed || (flags & VRING_DESC_F_NEXT) !== 0) return ChainViolation.badIndirect
-        return this.#walkIndirect(address, length)
+        return this.#walkIndirect(length)
       }
-      const violation = this.#add(address, length, (flags & VRING_DESC_F_WRITE) !== 0)
+      const violation = this.#add(length, (flags & VRING_DESC_F_WRITE) !== 0)
       if (violation !== ChainViolation.none) return violation
       if ((flags & VRING_DESC_F_NEXT) === 0) return ChainViolation.none
       index = flagsNext >>> 16
     }
   }
 
-  #walkIndirect(address: number, length: number): ChainViolation {
+  #walkIndirect(length: number): ChainViolation {
     if (length === 0 || length % VRING_DESC_SIZE !== 0 || length > this.#tableBytes)
       return ChainViolation.badIndirectLength
-    // The segment after those in use is free: it names the table for the copy only.
     const slot = this.#segmentCount
     if (slot >= this.#maxSegments) return ChainViolation.tooMany
-    const { segments } = this.#context
-    segments[slot * 2] = isSafeU64(address) ? address : Number.MAX_SAFE_INTEGER
-    segments[slot * 2 + 1] = length
     if (this.#context.copyIn(slot, 1, 0, this.#tableAt, length) !== length)
       return ChainViolation.indirectAddress
     return this.#walkTable(this.#arenaWords, this.#tableAt / 4, length / VRING_DESC_SIZE, 0, false)
   }
 
-  #add(address: number, length: number, writable: boolean): ChainViolation {
+  #add(length: number, writable: boolean): ChainViolation {
     if (length === 0) return ChainViolation.none
     const slot = this.#segmentCount
     if (slot >= this.#maxSegments) return ChainViolation.tooMany
-    const { segments } = this.#context
-    // An address past 2^53 is in no region; keep it out of range after rounding too.
-    segments[slot * 2] = isSafeU64(address) ? address : Number.MAX_SAFE_INTEGER
-    segments[slot * 2 + 1] = length
     this.#segmentCount = slot + 1
     if (writable) {
       if (this.writeCount === 0) this.writeFirst = slot

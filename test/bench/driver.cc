@@ -146,7 +146,7 @@ double undisturbedRate(const Measured& m, uint32_t depth) {
   std::vector<uint32_t> whole(m.slices.begin(), m.slices.empty() ? m.slices.end() : m.slices.end() - 1);
   std::sort(whole.begin(), whole.end());
   const uint32_t at = whole.empty() ? 0 : whole[whole.size() * 9 / 10];
-  if (whole.size() < 10 || at < 20 || at < 8 * depth)
+  if (whole.size() < 10 || at < 20 || at < 2 * depth)
     return static_cast<double>(m.ops) * 1e9 / static_cast<double>(m.ns);
   return at * 1e9 / kSliceNs;
 }

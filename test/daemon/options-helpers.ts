@@ -45,7 +45,7 @@ export const defaults: DaemonOptions = {
   logLevel: 'info',
   syslog: false,
   numRequestQueues: 1,
-  pollUs: 30,
+  pollUs: 50,
   nodeDescriptors: undefined,
   reconnect: false,
   warnings: [],

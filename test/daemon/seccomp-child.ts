@@ -66,9 +66,7 @@ async function main(work: Work): Promise<void> {
   probe.startThread()
   if (work.catchTraps) probe.catchTraps()
   const worker =
-    work.where === 'worker'
-      ? new Worker(new URL(import.meta.url), { workerData: work })
-      : undefined
+    work.where === 'worker' ? new Worker(new URL(import.meta.url), { workerData: work }) : undefined
   if (worker !== undefined) await new Promise(done => worker.once('message', done))
   // The threads of libuv's pool start with the first job.
   await mkdir('/tmp', { recursive: true })
