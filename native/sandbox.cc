@@ -64,6 +64,7 @@ napi_value outcome(napi_env env, int answer, const char* step) {
 // What every thread does. Descriptors of -1 leave things as they are.
 struct Order {
   int mount;
+  int root;
   int net;
   int landlock;
   uint64_t capabilities;
@@ -132,6 +133,8 @@ int obey(const void* with) {
   const auto* order = static_cast<const Order*>(with);
   // A thread that shares its root with others cannot change its mount namespace.
   if (order->mount >= 0 && (unshare(CLONE_FS) != 0 || setns(order->mount, CLONE_NEWNS) != 0)) return -errno;
+  // setns leads to the root of the namespace, which is outside of the chroot that a launcher may have made.
+  if (order->mount >= 0 && (fchdir(order->root) != 0 || chroot(".") != 0)) return -errno;
   if (order->net >= 0 && setns(order->net, CLONE_NEWNET) != 0) return -errno;
   return limitThread(*order);
 }
@@ -183,15 +186,16 @@ int isolateProcess(int mode, const char* path, uint64_t capabilities, bool landl
   OwnedFd mountFd(mounts ? open("/proc/thread-self/ns/mnt", O_RDONLY | O_CLOEXEC) : -1);
   OwnedFd netFd(net ? open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC) : -1);
   *step = "opening the namespaces";
-  if ((mounts && mountFd.fd < 0) || (net && netFd.fd < 0)) return -errno;
+  OwnedFd rootFd(mounts ? open("/", O_PATH | O_DIRECTORY | O_CLOEXEC) : -1);
+  if ((mounts && (mountFd.fd < 0 || rootFd.fd < 0)) || (net && netFd.fd < 0)) return -errno;
   *step = "cutting /proc/self/fd off";
   const int shut = mode == kNone ? 0 : shutProc();
   // Without CAP_SYS_ADMIN, as in a container, chroot has to do without.
   if (shut < 0 && mounts) return shut;
-  // Now, while the threads can be found in /proc. They get the root of the namespace, which the change
-  // of root below changes for all of them.
+  // Now, while the threads can be found in /proc. They get this thread's root, which the change of
+  // root below changes for all of them.
   *step = "isolating every thread";
-  const Order order = {mountFd.fd, netFd.fd, ruleset.fd, capabilities};
+  const Order order = {mountFd.fd, rootFd.fd, netFd.fd, ruleset.fd, capabilities};
   int answer = onEveryOtherThread(obey, &order);
   if (answer == 0 && mounts) answer = pivot(path, step);
   if (answer == 0 && mode == kChroot) {
