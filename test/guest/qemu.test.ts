@@ -5,7 +5,6 @@ import {
   mkdtempSync,
   readdirSync,
   readFileSync,
-  readlinkSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -80,12 +79,16 @@ function ringTraffic(log: string, index: number): number {
   return match === null ? -1 : Number(match[1])
 }
 
-/** Descriptors the daemon holds in the share, the share itself included. */
-function heldFiles(daemon: Daemon, share: string): number {
-  const folder = `/proc/${daemon.process.pid}/fd`
-  return readdirSync(folder).filter(name => {
+/** Descriptors the daemon holds in the share: on the mounts that its sandbox shows it. */
+function heldFiles(daemon: Daemon): number {
+  const folder = `/proc/${daemon.process.pid}`
+  const mounts = readFileSync(join(folder, 'mountinfo'), 'utf8')
+    .split('\n')
+    .map(line => line.split(' ', 1)[0])
+  return readdirSync(join(folder, 'fdinfo')).filter(name => {
     try {
-      return readlinkSync(join(folder, name)).startsWith(share)
+      const info = readFileSync(join(folder, 'fdinfo', name), 'utf8')
+      return mounts.includes(/^mnt_id:\s*(\d+)$/m.exec(info)?.[1] ?? '')
     } catch {
       return false
     }
@@ -152,10 +155,10 @@ qemuTest(
         fi`,
     })
     await until(() => existsSync(join(share, 'ready')), running)
-    const before = heldFiles(daemon, share)
+    const before = heldFiles(daemon)
     rmSync(join(share, 'ready'), { force: true })
     await until(() => existsSync(join(share, 'second')), running)
-    const after = heldFiles(daemon, share)
+    const after = heldFiles(daemon)
     writeFileSync(join(share, 'go'), '')
     const result = await running
     t.is(result.status, 0, result.console)
