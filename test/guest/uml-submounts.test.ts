@@ -13,6 +13,9 @@ function mountAll(share: string): () => void {
     mounts.push(folder)
   }
   const at = (...names: string[]): string => join(share, 'm', ...names)
+  // What is mounted later comes into the daemon's sandbox only from a mount that passes it on.
+  mount(share, '--bind', share)
+  execFileSync('mount', ['--make-shared', share])
   mkdirSync(at('plain', 'elsewhere'), { recursive: true })
   mkdirSync(at('tmp'))
   mkdirSync(at('bind'))

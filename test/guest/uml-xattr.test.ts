@@ -295,7 +295,8 @@ function tmpfs(folder: string): void {
 guestSuite(
   {
     title: 'UML, attributes',
-    daemonArgs: ['--xattr', '--posix-acl'],
+    // trusted.* attributes take CAP_SYS_ADMIN.
+    daemonArgs: ['--xattr', '--posix-acl', '--modcaps=+sys_admin'],
     timeoutMs: 180_000,
     prepare: () => () => {
       for (const folder of mounts) execFileSync('umount', ['-l', folder])
