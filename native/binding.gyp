@@ -15,7 +15,8 @@
         "every_thread.cc",
         "sandbox.cc",
         "fs_calls.cc",
-        "file_io.cc"
+        "file_io.cc",
+        "file_watch.cc"
       ],
       "include_dirs": ["<!@(node -p \"require('node-addon-api').include\")"],
       "defines": ["NAPI_DISABLE_CPP_EXCEPTIONS", "NODE_ADDON_API_DISABLE_DEPRECATED", "NAPI_VERSION=9", "_GNU_SOURCE", "_FILE_OFFSET_BITS=64"],

@@ -245,6 +245,7 @@ napi_value createContext(napi_env env, napi_callback_info info) {
   for (const HotCall& call : kCoreCalls) bind(call);
   for (size_t i = 0; i < kFsCallCount; i++) bind(kFsCalls[i]);
   defineGuestMemory(env, object, &c);
+  defineFileWatch(env, object, &c);
   defineDirtyLog(env, object, &c);
   defineEventWait(env, object, &c);
   defineSocketCalls(env, object, &c);

@@ -178,6 +178,7 @@ inline uint8_t* arenaRange(Context& c, double at, uint64_t bytes) {
 
 // --- guest_memory.cc ----------------------------------------------------------------------------
 void defineGuestMemory(napi_env env, napi_value object, Context* c);
+void defineFileWatch(napi_env env, napi_value object, Context* c);
 // Host address of `bytes` bytes at a guest address; `*have` is how many of them lie in this region
 // (at least 1). Null when the address is in no region.
 uint8_t* translate(Context& c, uint64_t guest, uint64_t bytes, uint64_t* have, size_t* region);

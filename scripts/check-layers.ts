@@ -15,8 +15,10 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   'src/fuse': ['protocol', 'src/vfs', 'src/native'],
   'src/filesystems': ['protocol', 'src/vfs', 'src/native'],
   'src/migration': ['protocol', 'src/vfs'],
+  'src/dax': ['protocol', 'src/native', 'src/vfs'],
   'src/device': [
     'src/migration',
+    'src/dax',
     'protocol',
     'src/native',
     'src/virtio',
@@ -34,6 +36,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     'src/fuse',
     'src/filesystems',
     'src/device',
+    'src/dax',
   ],
   'src/bin': ['src/daemon', 'src/native'],
 }

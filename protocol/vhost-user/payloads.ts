@@ -150,11 +150,36 @@ export const VhostUserMMap = struct('VhostUserMMap', {
 /** `VhostUserMMap.flags`: writable; read-only without it. */
 export const VHOST_USER_FLAG_MAP_RW = 1n
 
+/**
+ * Back-end messages of older front ends with a DAX window (QEMU as Kata Containers patches it): a file's pieces
+ * into the window, and out of it. The specification later gave 6 and 7 to other messages.
+ * Source: virtio-fs' QEMU tree, hw/virtio/vhost-user-fs.c; crate vhost 0.10, VhostUserFSBackendMsg.
+ */
+export const VhostUserFsRequest = {
+  VHOST_USER_BACKEND_FS_MAP: 6,
+  VHOST_USER_BACKEND_FS_UNMAP: 7,
+} as const
+/** Pieces of one such message; `len` 0: none. */
+export const VHOST_USER_FS_ENTRIES = 8
+export const VhostUserFsBackendMsg = struct('VhostUserFsBackendMsg', {
+  fd_offset0: bigU64,
+  ...array('fd_offset', bigU64, VHOST_USER_FS_ENTRIES),
+  c_offset0: bigU64,
+  ...array('c_offset', bigU64, VHOST_USER_FS_ENTRIES),
+  len0: bigU64,
+  ...array('len', bigU64, VHOST_USER_FS_ENTRIES),
+  flags0: bigU64,
+  ...array('flags', bigU64, VHOST_USER_FS_ENTRIES),
+})
+export const VHOST_USER_FS_FLAG_MAP_R = 1n
+export const VHOST_USER_FS_FLAG_MAP_W = 2n
+
 /** Shared memory regions a device can have: memory_sizes of VhostUserShMemConfig. */
 export const VIRTIO_MAX_SHMEM_REGIONS = 256
 /** Reply of GET_SHMEM_CONFIG; `memory_sizes<shmid>` in bytes, 0 for none, `nregions` of them not 0. */
 export const VhostUserShMemConfig = struct('VhostUserShMemConfig', {
   nregions: u32,
   padding: u32,
+  memory_sizes0: bigU64,
   ...array('memory_sizes', bigU64, VIRTIO_MAX_SHMEM_REGIONS),
 })

@@ -144,10 +144,14 @@ export function qemuArguments(kernel: string, initramfs: string, options: QemuOp
   ]
 }
 
-function boot(args: readonly string[], options: QemuOptions): Promise<GuestResult> {
+export function boot(
+  args: readonly string[],
+  options: QemuOptions,
+  program = PROGRAM,
+): Promise<GuestResult> {
   const limitMs = options.timeoutMs ?? DEFAULT_LIMIT_MS
   return new Promise((done, failed) => {
-    const child = spawn(PROGRAM, args, {
+    const child = spawn(program, args, {
       stdio: ['ignore', 'pipe', 'pipe'],
       killSignal: 'SIGKILL',
       ...(options.signal === undefined ? {} : { signal: options.signal }),

@@ -1,4 +1,5 @@
 /** What the command line comes to. */
+import type { DaxPolicy } from '../dax/options.js'
 import type { CacheMode, InodeFileHandles } from '../filesystems/host/options.js'
 import type { MigrationMode, MigrationOnError } from '../vfs/migration.js'
 import type { LogThreshold } from './log-levels.js'
@@ -60,6 +61,9 @@ export interface DaemonOptions {
   /** undefined: as many as the limit of descriptors suggests. */
   readonly nodeDescriptors: number | undefined
   readonly reconnect: boolean
+  /** Bytes of the DAX window; undefined: there is none. */
+  readonly daxWindow: number | undefined
+  readonly dax: DaxPolicy
 
   /** To be logged at the start: deprecated forms and the like. */
   readonly warnings: readonly string[]

@@ -4,6 +4,7 @@
  */
 import { realpathSync, statSync } from 'node:fs'
 import { errnoName } from '../../protocol/errno.js'
+import { DEFAULT_MIN_FILE_BYTES } from '../dax/options.js'
 import type { ThreadOptions } from '../device/thread.js'
 import { native } from '../native/addon.js'
 import type { Log } from '../vhost/session.js'
@@ -116,6 +117,14 @@ function threadOptions(
         securityContext: options.securityLabel === 'always',
       },
     },
+    dax:
+      options.daxWindow === undefined
+        ? undefined
+        : {
+            windowBytes: options.daxWindow,
+            policy: options.dax,
+            minFileBytes: DEFAULT_MIN_FILE_BYTES,
+          },
     host: {
       sharedDir: sharedDirInside(options, sharedDir),
       cache: options.cache,

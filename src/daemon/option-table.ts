@@ -284,6 +284,18 @@ export const HEADINGS: readonly Heading[] = [
         takes: 'none',
         help: 'listen again when the front end goes, instead of ending',
       },
+      {
+        name: 'dax-window',
+        takes: 'word',
+        value: 'SIZE',
+        help: 'offer the front end a DAX window of this size, a power of two from 2M on, best 512M; QEMU 11.1: vhost-user-test-device-pci',
+      },
+      {
+        name: 'dax',
+        takes: 'equals',
+        value: 'never|sealed|exclusive|always',
+        help: 'files mapped into that window: none; those nobody else can shorten (default: of a host directory none); those of whole pages; all. The last two are right only if nobody but the guest changes the size of files',
+      },
     ],
   },
 ]

@@ -1,4 +1,5 @@
 /** Values of options: what their text means. Errors: UsageError. */
+import { MIN_WINDOW_BYTES } from '../dax/options.js'
 import { UsageError } from './errors.js'
 
 /** A change to the capabilities the daemon keeps. */
@@ -69,6 +70,19 @@ export function wholeNumber(text: string, name: string, least: number, most: num
   if (!(value >= least && value <= most))
     throw new UsageError(`${name} takes a number from ${least} to ${most}, not "${text}"`)
   return value
+}
+
+/** `8G`: a power of two that Linux and QEMU take. */
+export function windowBytes(text: string): number {
+  const form = /^(\d{1,15})([kmgt]?)i?b?$/i.exec(text)
+  const unit = form === null ? -1 : ['', 'k', 'm', 'g', 't'].indexOf(form[2]!.toLowerCase())
+  const bytes = unit < 0 ? 0 : Number(form![1]) * 1024 ** unit
+  // QEMU aborts when the size of a PCI region is none; Linux maps 2 MiB at a time.
+  if (!(bytes >= MIN_WINDOW_BYTES && bytes <= 2 ** 46 && Number.isInteger(Math.log2(bytes))))
+    throw new UsageError(
+      `--dax-window takes a power of two from 2M on, as 64M or 8G, not "${text}"`,
+    )
+  return bytes
 }
 
 export function oneOf<T extends string>(text: string, name: string, known: readonly T[]): T {

@@ -3,6 +3,7 @@
  * is imported here: --help and a mistyped option answer at once.
  */
 import { CAP_DAC_READ_SEARCH } from '../../protocol/linux/constants.js'
+import { type DaxPolicy, SAFE_WINDOW_BYTES } from '../dax/options.js'
 import { IdTranslationError, parseTranslate } from '../filesystems/host/id-translation.js'
 import type { CacheMode } from '../filesystems/host/options.js'
 import { parseXattrMap, XattrMapError } from '../filesystems/host/xattrmap.js'
@@ -31,6 +32,7 @@ const SANDBOX_MODES: readonly SandboxMode[] = ['namespace', 'chroot', 'none']
 const SECCOMP_ACTIONS: readonly SeccompAction[] = ['kill', 'log', 'trap', 'none']
 const INODE_FILE_HANDLES = ['never', 'prefer', 'mandatory', 'fallback'] as const
 const MIGRATION_MODES: readonly MigrationMode[] = ['find-paths', 'file-handles']
+const DAX_POLICIES: readonly DaxPolicy[] = ['never', 'sealed', 'exclusive', 'always']
 const MIGRATION_ON_ERROR: readonly MigrationOnError[] = ['abort', 'guest-error']
 
 const DEFAULT_POLL_US = 50
@@ -186,7 +188,34 @@ function processOptions(
       MAX_NODE_DESCRIPTORS,
     ),
     reconnect: given.has('reconnect'),
+    ...daxOptions(given, warnings),
   }
+}
+
+function daxOptions(given: GivenOptions, warnings: string[]) {
+  const text = given.value('dax-window')
+  const policy = choice(given, 'dax', DAX_POLICIES)
+  if (text === undefined) {
+    if (policy !== undefined && policy !== 'never')
+      throw new UsageError(`--dax=${policy} needs a window: give --dax-window SIZE`)
+    return { daxWindow: undefined, dax: 'never' as const }
+  }
+  if (policy === 'never') return { daxWindow: undefined, dax: policy }
+  const daxWindow = values.windowBytes(text)
+  if (given.has('readonly'))
+    throw new UsageError(
+      '--dax-window and --readonly exclude each other: a front end maps what can be written',
+    )
+  const dax = policy ?? 'sealed'
+  if (dax === 'sealed')
+    warnings.push(
+      '--dax=sealed maps no file of a host directory: give --dax=exclusive if nobody but the guest makes files shorter or longer',
+    )
+  if (daxWindow > SAFE_WINDOW_BYTES)
+    warnings.push(
+      `--dax-window ${text}: QEMU 11.1 takes 480 mappings of up to 2M at once; a guest that wants more gets I/O errors: 512M is safe`,
+    )
+  return { daxWindow, dax }
 }
 
 /** Options that exclude each other. */

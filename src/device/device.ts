@@ -14,7 +14,7 @@ import { AdaptivePolling } from './polling.js'
 import { StateTransfer, type TransferLimits } from './state-transfer.js'
 
 /** Tokens of the event set. */
-export const Token = { socket: 0, listener: 1, transfer: 2, firstRing: 16 } as const
+export const Token = { socket: 0, listener: 1, transfer: 2, dax: 4, firstRing: 16 } as const
 
 /** Requests of one ring served before its driver is signalled and the next ring has its turn. */
 const BATCH = 16
@@ -155,6 +155,7 @@ export class Device implements VhostDevice {
 
   guestGone(): void {
     this.#transfer.abort('the guest is gone')
+    this.#server.session.window?.drop()
     this.#server.fs.destroy()
     this.#server.session.reset()
   }

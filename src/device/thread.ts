@@ -5,9 +5,21 @@
  */
 import { parentPort, workerData } from 'node:worker_threads'
 import { errnoName } from '../../protocol/errno.js'
+import { Opcode } from '../../protocol/fuse/opcodes.js'
+import type { DaxOptions } from '../dax/options.js'
+import { FileWatcher } from '../dax/watcher.js'
+import { Window } from '../dax/window.js'
 import { HostFileSystem } from '../filesystems/host/host-filesystem.js'
 import type { HostOptions } from '../filesystems/host/options.js'
-import { ARENA_BYTES, MESSAGE_AT, SCRATCH_AT, TABLE_AT, TABLE_BYTES } from '../fuse/layout.js'
+import {
+  ARENA_BYTES,
+  CHANNEL_AT,
+  DAX_AT,
+  MESSAGE_AT,
+  SCRATCH_AT,
+  TABLE_AT,
+  TABLE_BYTES,
+} from '../fuse/layout.js'
 import { FuseServer } from '../fuse/server.js'
 import type { SessionOptions } from '../fuse/session.js'
 import { native } from '../native/addon.js'
@@ -34,6 +46,8 @@ export interface ThreadOptions {
   readonly logLevel: LogLevel
   readonly fuse: SessionOptions
   readonly host: HostOptions
+  /** undefined: no window. */
+  readonly dax?: DaxOptions | undefined
 }
 
 export type ThreadMessage =
@@ -91,8 +105,10 @@ function serve(
   log: Log,
 ): string {
   let device: Device
+  const dax = options.dax && new Window(context, DAX_AT, fs.mappable, options.dax, log)
   const server = new FuseServer(context, fs, {
     ...options.fuse,
+    window: dax,
     onComplete: (queue, head, written) => device.completed(queue, head, written),
     onFault: (message, cause) =>
       log('error', `${message}: ${cause instanceof Error ? cause.stack : String(cause)}`),
@@ -108,21 +124,45 @@ function serve(
     requestQueues: options.requestQueues,
     tag: options.tag,
     log,
+    window: dax && {
+      bytes: options.dax!.windowBytes,
+      channelAt: CHANNEL_AT,
+      attach(channel) {
+        dax.mapper = channel
+      },
+    },
   })
+  const watcher = dax && new FileWatcher(context)
+  if (dax !== undefined) {
+    dax.busy = nodeid => server.grows(nodeid)
+    dax.watcher = watcher
+  }
+  if (watcher !== undefined && watcher.fd >= 0) context.raw.watchFd(watcher.fd, Token.dax, false)
   context.raw.watchFd(socketFd, Token.socket, false)
-  run(context, device, session)
+  run(context, device, session, () => watcher?.read(id => dax!.changed(id)))
   context.raw.unwatchFd(socketFd)
   session.close()
+  if (watcher !== undefined && watcher.fd >= 0) context.raw.unwatchFd(watcher.fd)
+  watcher?.close()
+  if (dax !== undefined)
+    log('debug', `DAX: ${dax.summary()}; FUSE_READ ${server.requests[Opcode.FUSE_READ]}`)
   return session.violation
 }
 
 /** Until the front end goes. */
-function run(context: Context, device: Device, session: VhostUserSession): void {
+function run(
+  context: Context,
+  device: Device,
+  session: VhostUserSession,
+  filesChanged: () => void,
+): void {
   for (;;) {
     const ready = device.turn()
+    if (session.deferred && session.readable() === 'closed') return
     for (let i = 0; i < ready; i++) {
       const token = context.ready[i]!
       if (token === Token.socket && session.readable() === 'closed') return
+      if (token === Token.dax) filesChanged()
     }
   }
 }

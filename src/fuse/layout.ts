@@ -11,6 +11,9 @@ export const REPLY_BYTES = 256 * 1024
 export const TABLE_BYTES = 512 * 1024
 /** vhost-user messages. */
 export const MESSAGE_BYTES = 8192
+/** Requests on the back-end channel, and what the DAX window needs. */
+export const CHANNEL_BYTES = 1024
+export const DAX_BYTES = 256
 
 export const REQUEST_AT = 0
 export const REPLY_AT = REQUEST_AT + REQUEST_BYTES
@@ -19,5 +22,7 @@ export const LATE_REPLY_AT = REPLY_AT + REPLY_BYTES
 export const LATE_REPLY_BYTES = 4096
 export const TABLE_AT = LATE_REPLY_AT + LATE_REPLY_BYTES
 export const MESSAGE_AT = TABLE_AT + TABLE_BYTES
-export const SCRATCH_AT = MESSAGE_AT + MESSAGE_BYTES
+export const CHANNEL_AT = MESSAGE_AT + MESSAGE_BYTES
+export const DAX_AT = CHANNEL_AT + CHANNEL_BYTES
+export const SCRATCH_AT = DAX_AT + DAX_BYTES
 export const ARENA_BYTES = Math.ceil((SCRATCH_AT + SCRATCH_BYTES) / 4096) * 4096

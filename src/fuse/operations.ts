@@ -5,6 +5,7 @@
 import { Errno } from '../../protocol/errno.js'
 import { OPCODE_LIMIT, Opcode } from '../../protocol/fuse/opcodes.js'
 import type { Operation, OperationTable } from './operation.js'
+import { daxOperations } from './ops-dax.js'
 import { directoryOperations } from './ops-directory.js'
 import { fileOperations } from './ops-file.js'
 import { inodeOperations } from './ops-inode.js'
@@ -20,9 +21,6 @@ const refusedOperations: OperationTable = {
   [Opcode.FUSE_BMAP]: answer(Errno.ENOSYS),
   // The guest takes ENOSYS for "always ready", which regular files are.
   [Opcode.FUSE_POLL]: answer(Errno.ENOSYS),
-  // No DAX window is offered at INIT.
-  [Opcode.FUSE_SETUPMAPPING]: answer(Errno.ENOSYS),
-  [Opcode.FUSE_REMOVEMAPPING]: answer(Errno.ENOSYS),
 }
 
 /** Rows by opcode; undefined for numbers the protocol does not have (ENOSYS). */
@@ -35,6 +33,7 @@ export const OPERATIONS: readonly (Operation | undefined)[] = Object.freeze(
       fileOperations,
       directoryOperations,
       xattrOperations,
+      daxOperations,
       lockOperations,
       refusedOperations,
     ]

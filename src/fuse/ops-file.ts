@@ -27,10 +27,11 @@ import {
   fuse_write_in,
   fuse_write_out,
 } from '../../protocol/fuse/structs.js'
-import { O_ACCMODE, O_TRUNC } from '../../protocol/linux/constants.js'
+import { FALLOC_FL_KEEP_SIZE, O_ACCMODE, O_TRUNC } from '../../protocol/linux/constants.js'
 import { isSafeU64 } from '../../protocol/struct.js'
 import type { Outcome } from '../vfs/filesystem.js'
 import { encodeOpen } from './encode.js'
+import { resized } from './ops-dax.js'
 import type { Call, OperationTable } from './operation.js'
 import { OUT_HEADER_BYTES } from './request.js'
 
@@ -42,7 +43,7 @@ const OPEN_REPLY = {
     encodeOpen(request.context.view, at, request.opened),
 } as const
 
-function open({ fs, request }: Call): Outcome {
+function open({ fs, session, request }: Call): Outcome {
   const { view } = request.context
   const In = fuse_open_in.f
   const flags = In.flags.get(view, request.bodyAt)
@@ -50,7 +51,11 @@ function open({ fs, request }: Call): Outcome {
   if (fs.capabilities.readOnly && (flags & (O_ACCMODE | O_TRUNC)) !== 0) return -Errno.EROFS
   request.opened.reset()
   const killSuid = (In.open_flags.get(view, request.bodyAt) & FUSE_OPEN_KILL_SUIDGID) !== 0
-  return fs.open(request, request.nodeid, flags, killSuid, request.opened)
+  if (session.dax === undefined || (flags & O_TRUNC) === 0)
+    return fs.open(request, request.nodeid, flags, killSuid, request.opened)
+  return resized(session.dax, request.nodeid, 0, () =>
+    fs.open(request, request.nodeid, flags, killSuid, request.opened),
+  )
 }
 
 function read({ fs, session, request, buffers }: Call): Outcome {
@@ -69,7 +74,7 @@ function read({ fs, session, request, buffers }: Call): Outcome {
   return fs.read(request, request.nodeid, In.fh.get(view, request.bodyAt), offset, payload)
 }
 
-function write({ fs, request, buffers }: Call): Outcome {
+function write({ fs, session, request, buffers }: Call): Outcome {
   const { view } = request.context
   const In = fuse_write_in.f
   const size = In.size.get(view, request.bodyAt)
@@ -81,6 +86,8 @@ function write({ fs, request, buffers }: Call): Outcome {
   payload.count = buffers.readCount
   payload.skip = IN_HEADER_BYTES + fuse_write_in.SIZE
   payload.bytes = size
+  const unmappable = session.dax?.beforeGrowth(request.nodeid, offset + size) ?? 0
+  if (unmappable < 0) return unmappable
   const flags = In.write_flags.get(view, request.bodyAt)
   const killSuid = (flags & FUSE_WRITE_KILL_SUIDGID) !== 0
   const fromCache = (flags & FUSE_WRITE_CACHE) !== 0
@@ -117,7 +124,7 @@ function lseek({ fs, request }: Call): Outcome {
   return fs.lseek(request, request.nodeid, fh, offset, In.whence.get(view, request.bodyAt))
 }
 
-function fallocate({ fs, request }: Call): Outcome {
+function fallocate({ fs, session, request }: Call): Outcome {
   const { view } = request.context
   const In = fuse_fallocate_in.f
   const offset = In.offset.get(view, request.bodyAt)
@@ -125,20 +132,18 @@ function fallocate({ fs, request }: Call): Outcome {
   if (length === 0) return -Errno.EINVAL
   if (!isSafeU64(offset) || !isSafeU64(length) || !isSafeU64(offset + length)) return -Errno.EFBIG
   const fh = In.fh.get(view, request.bodyAt)
-  return fs.fallocate(
-    request,
-    request.nodeid,
-    fh,
-    offset,
-    length,
-    In.mode.get(view, request.bodyAt),
-  )
+  const mode = In.mode.get(view, request.bodyAt)
+  if (session.dax !== undefined && (mode & FALLOC_FL_KEEP_SIZE) === 0) {
+    const unmappable = session.dax.beforeGrowth(request.nodeid, offset + length)
+    if (unmappable < 0) return unmappable
+  }
+  return fs.fallocate(request, request.nodeid, fh, offset, length, mode)
 }
 
 /** A reply of COPY_FILE_RANGE counts 32 bits, so no more is copied for one request (a whole page less than 4 GiB). */
 const MAX_COPY_32 = 0xffff_f000
 
-function copyFileRange({ fs, request }: Call, limit: number): Outcome {
+function copyFileRange({ fs, session, request }: Call, limit: number): Outcome {
   const { view } = request.context
   const In = fuse_copy_file_range_in.f
   const at = request.bodyAt
@@ -150,12 +155,15 @@ function copyFileRange({ fs, request }: Call, limit: number): Outcome {
   const length = Math.min(In.len.get(view, at), limit)
   const fhIn = In.fh_in.get(view, at)
   const fhOut = In.fh_out.get(view, at)
+  const nodeidOut = In.nodeid_out.get(view, at)
+  const unmappable = session.dax?.beforeGrowth(nodeidOut, offsetOut + length) ?? 0
+  if (unmappable < 0) return unmappable
   return fs.copyFileRange(
     request,
     request.nodeid,
     fhIn,
     offsetIn,
-    In.nodeid_out.get(view, at),
+    nodeidOut,
     fhOut,
     offsetOut,
     length,

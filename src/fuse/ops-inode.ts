@@ -19,6 +19,7 @@ import { NO_HANDLE, type Outcome } from '../vfs/filesystem.js'
 import type { SetAttributes } from '../vfs/replies.js'
 import { takeComponent } from './decode.js'
 import { encodeAttrOut, encodeEntry } from './encode.js'
+import { resized } from './ops-dax.js'
 import type { Call, OperationTable } from './operation.js'
 import { encodeStatx } from './statx.js'
 
@@ -46,12 +47,13 @@ function lookup({ fs, request }: Call): Outcome {
   return fs.lookup(request, request.nodeid, request.name, request.entry)
 }
 
-function forget({ fs, request }: Call): Outcome {
+function forget({ fs, session, request }: Call): Outcome {
   fs.forget(request.nodeid, fuse_forget_in.f.nlookup.get(request.context.view, request.bodyAt))
+  session.dax?.forgotten(request.nodeid)
   return 0
 }
 
-function batchForget({ fs, request }: Call): Outcome {
+function batchForget({ fs, session, request }: Call): Outcome {
   const { view } = request.context
   const count = fuse_batch_forget_in.f.count.get(view, request.bodyAt)
   const first = request.bodyAt + fuse_batch_forget_in.SIZE
@@ -60,6 +62,7 @@ function batchForget({ fs, request }: Call): Outcome {
   for (let i = 0; i < count; i++) {
     const at = first + i * fuse_forget_one.SIZE
     fs.forget(fuse_forget_one.f.nodeid.get(view, at), fuse_forget_one.f.nlookup.get(view, at))
+    session.dax?.forgotten(fuse_forget_one.f.nodeid.get(view, at))
   }
   return 0
 }
@@ -108,7 +111,7 @@ function signedSeconds(view: DataView, at: number): number {
   return view.getInt32(at + 4, true) * 0x1_0000_0000 + view.getUint32(at, true)
 }
 
-function setattr({ fs, request }: Call): Outcome {
+function setattr({ fs, session, request }: Call): Outcome {
   const { view } = request.context
   const In = fuse_setattr_in.f
   const valid = In.valid.get(view, request.bodyAt)
@@ -116,7 +119,11 @@ function setattr({ fs, request }: Call): Outcome {
   if (request.change.setSize && !(request.change.sizeBytes <= Number.MAX_SAFE_INTEGER))
     return -Errno.EFBIG
   const fh = (valid & FATTR.FATTR_FH) !== 0 ? In.fh.get(view, request.bodyAt) : NO_HANDLE
-  return fs.setattr(request, request.nodeid, fh, request.change, request.attr)
+  if (session.dax === undefined || !request.change.setSize)
+    return fs.setattr(request, request.nodeid, fh, request.change, request.attr)
+  return resized(session.dax, request.nodeid, request.change.sizeBytes, () =>
+    fs.setattr(request, request.nodeid, fh, request.change, request.attr),
+  )
 }
 
 function readlink({ fs, request }: Call): Outcome {

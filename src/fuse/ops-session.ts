@@ -17,6 +17,7 @@ export const sessionOperations: OperationTable = {
     minBody: 0,
     replyBytes: 0,
     run({ fs, session }) {
+      session.window?.clear()
       fs.destroy()
       session.reset()
       return 0

@@ -52,6 +52,7 @@ class Pending {
   queue = 0
   head = 0
   opcode = 0
+  nodeid = 0
   uniqueLow = 0
   uniqueHigh = 0
   writeBytes = 0
@@ -257,6 +258,7 @@ export class FuseServer implements Suspender {
     pending.queue = this.#queue
     pending.head = this.#head
     pending.opcode = request.opcode
+    pending.nodeid = request.nodeid
     pending.uniqueLow = request.uniqueLow
     pending.uniqueHigh = request.uniqueHigh
     pending.writeBytes = buffers.writeBytes
@@ -278,6 +280,18 @@ export class FuseServer implements Suspender {
     const written = this.#replyLate(pending, result)
     this.#sparePending.push(pending)
     this.#options.onComplete(pending.queue, pending.head, written)
+  }
+
+  /** A suspended request may be making the node's file longer. */
+  grows(nodeid: number): boolean {
+    return this.#pending.some(
+      one =>
+        one !== undefined &&
+        (one.opcode === Opcode.FUSE_COPY_FILE_RANGE ||
+          one.opcode === Opcode.FUSE_COPY_FILE_RANGE_64 ||
+          (one.nodeid === nodeid &&
+            (one.opcode === Opcode.FUSE_WRITE || one.opcode === Opcode.FUSE_FALLOCATE))),
+    )
   }
 
   /** The suspended request in hand was not submitted after all: it will be answered by its return value. */

@@ -12,6 +12,7 @@ import {
   fuse_init_in,
   fuse_init_out,
 } from '../../protocol/fuse/structs.js'
+import type { DaxWindow } from '../vfs/dax.js'
 import type { FileSystem, Negotiated, Outcome } from '../vfs/filesystem.js'
 import type { SessionState } from '../vfs/migration.js'
 import type { ReplySink } from './ops-directory.js'
@@ -24,6 +25,8 @@ const INIT_IN_BASE_BYTES = 16
 /** Most pages (of 4 KiB) of one request; the guest lowers it to what its ring can hold. */
 const MAX_PAGES = 256
 const PAGE_BYTES = 4096
+/** log2 of it: pieces of the DAX window begin on pages. */
+const MAP_ALIGNMENT = 12
 /** Requests the guest may have waiting: as the peer, all that 16 bits hold. */
 const MAX_BACKGROUND = 65535
 
@@ -42,6 +45,8 @@ export interface SessionOptions {
   readonly allowMmap: boolean
   /** A guest that cannot keep to these is refused: INIT answers EPROTO (--posix-acl=always and the like). */
   readonly required?: { readonly posixAcl: boolean; readonly securityContext: boolean } | undefined
+  /** The guest's DAX window, if the daemon has one. */
+  readonly window?: DaxWindow | undefined
 }
 
 export const DEFAULT_SESSION_OPTIONS: SessionOptions = {
@@ -63,6 +68,8 @@ export class FuseSession {
   /** New nodes come with a security context. */
   securityContext = false
   createSuppGroup = false
+  /** The window, once the guest has agreed to it. */
+  dax: DaxWindow | undefined = undefined
   readonly maxReadBytes = MAX_PAGES * PAGE_BYTES
   sink!: ReplySink
 
@@ -80,6 +87,12 @@ export class FuseSession {
     this.setxattrExt = false
     this.securityContext = false
     this.createSuppGroup = false
+    this.dax = undefined
+  }
+
+  /** The window, agreed on or not: for what must never be left in it. */
+  get window(): DaxWindow | undefined {
+    return this.#options.window
   }
 
   /** Decodes INIT and starts the file system. A newer major is answered with ours, as the protocol asks. */
@@ -92,6 +105,7 @@ export class FuseSession {
     if (major < FUSE_KERNEL_VERSION || (major === FUSE_KERNEL_VERSION && this.minor < MIN_MINOR))
       return -Errno.EPROTO
     this.reset()
+    this.window?.clear()
     fs.destroy()
     if (major > FUSE_KERNEL_VERSION) {
       this.#flags = 0
@@ -172,6 +186,10 @@ export class FuseSession {
     if (can.securityContext && options.securityContext) wanted2 |= InitFlag2.FUSE_SECURITY_CTX
     if (can.directIoMmap && options.allowMmap) wanted2 |= InitFlag2.FUSE_DIRECT_IO_ALLOW_MMAP
 
+    if (this.window?.ready === true) {
+      wanted |= InitFlag.FUSE_MAP_ALIGNMENT
+      wanted2 |= InitFlag2.FUSE_HAS_INODE_DAX
+    }
     this.#agree((wanted & offered) >>> 0, (wanted2 & offered2) >>> 0)
   }
 
@@ -190,6 +208,7 @@ export class FuseSession {
     this.setxattrExt = (this.#flags & InitFlag.FUSE_SETXATTR_EXT) !== 0
     this.securityContext = (this.#flags2 & InitFlag2.FUSE_SECURITY_CTX) !== 0
     this.createSuppGroup = (this.#flags2 & InitFlag2.FUSE_CREATE_SUPP_GROUP) !== 0
+    this.dax = (this.#flags & InitFlag.FUSE_MAP_ALIGNMENT) !== 0 ? this.window : undefined
   }
 
   #negotiated(): Negotiated {
@@ -204,6 +223,7 @@ export class FuseSession {
       createSuppGroup: this.createSuppGroup,
       securityContext: this.securityContext,
       maxWriteBytes: this.maxReadBytes,
+      dax: this.dax,
     }
   }
 
@@ -222,6 +242,7 @@ export class FuseSession {
     Out.max_write.set(view, at, MAX_PAGES * PAGE_BYTES)
     Out.time_gran.set(view, at, 1)
     Out.max_pages.set(view, at, MAX_PAGES)
+    if (this.dax !== undefined) Out.map_alignment.set(view, at, MAP_ALIGNMENT)
     return fuse_init_out.SIZE
   }
 }

@@ -152,6 +152,12 @@ export interface RawContext extends HotCalls {
   /** Sends arena bytes with the first `fdCount` of `fds`. Returns bytes or -errno; ETIMEDOUT when the peer does not take all of it within 5 s. */
   send(fd: number, arenaAt: number, bytes: number, fdCount: number): number
 
+  /** An inotify descriptor, non-blocking and close-on-exec; the caller's. */
+  inotifyInit(): number
+  /** Watches the file behind `fd` for IN_MODIFY (data or size). The watch's id. ENOSPC: the limit of watches. */
+  inotifyAdd(inotifyFd: number, fd: number): number
+  inotifyRemove(inotifyFd: number, id: number): number
+
   /**
    * The bitmap of pages written: `bytes` bytes of `fd` from `fdOffset` on, one bit for each 4 KiB of guest
    * address space. `fd` -1 gives it up. Takes no ownership of `fd`. Errors: EINVAL no plain file, no

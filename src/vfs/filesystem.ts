@@ -13,6 +13,7 @@
  * outcome is 0, and an unchanged count on error. `forget` takes them back; a node with no lookups left
  * may go. `destroy` takes all of them back.
  */
+import type { DaxWindow, MappableFiles } from './dax.js'
 import type { Migratable } from './migration.js'
 import type { Attributes, EntryReply, OpenReply, SetAttributes, StatfsReply } from './replies.js'
 import type { DirectorySink, LockRange, Name, Payload, Request, Span } from './request.js'
@@ -65,12 +66,16 @@ export interface Negotiated {
   readonly createSuppGroup: boolean
   readonly securityContext: boolean
   readonly maxWriteBytes: number
+  /** `describe` is called with the attributes of every reply; undefined: no window is in use. */
+  readonly dax?: DaxWindow | undefined
 }
 
 export interface FileSystem {
   readonly capabilities: Capabilities
   /** How a guest takes its nodes and open files along to another daemon; undefined: it cannot. */
   readonly migration?: Migratable | undefined
+  /** How files get into a DAX window; undefined: they cannot. */
+  readonly mappable?: MappableFiles | undefined
 
   /** The guest mounted: called at INIT, after `destroy` if it had mounted before. */
   init(negotiated: Negotiated): void

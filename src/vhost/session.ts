@@ -28,6 +28,7 @@ import {
   VhostUserMemory,
   VhostUserMemoryRegion,
   VhostUserMemRegMsg,
+  VhostUserShMemConfig,
   VhostUserTransferDeviceState,
   vhost_vring_addr,
   vhost_vring_state,
@@ -44,6 +45,7 @@ import {
 } from '../../protocol/virtio/ring.js'
 import { MAX_RINGS, native } from '../native/addon.js'
 import type { Context } from '../native/context.js'
+import { BackendChannel, type Served, type WireForm } from './backend-channel.js'
 import { Connection } from './connection.js'
 import type { StateDirection, VhostDevice } from './device.js'
 import { Vring } from './vring.js'
@@ -59,11 +61,32 @@ export interface SessionOptions {
   /** With a tag the session offers config space (and only then: QEMU 7.1 to 8.0 fails on it). */
   readonly tag?: string | undefined
   readonly log: Log
+  /** The DAX window; without it the session offers none. */
+  readonly window?: WindowOptions | undefined
+}
+
+export interface WindowOptions {
+  readonly bytes: number
+  /** CHANNEL_BYTES of the arena. */
+  readonly channelAt: number
+  /** Called with each channel that mappings can be asked for on, and with undefined when it goes. */
+  readonly attach: (channel: BackendChannel | undefined) => void
+  /** For tests: called around each look at the main socket, and the longest wait in milliseconds. */
+  readonly whileWaiting?: () => void
+  readonly limitMs?: number
 }
 
 const bit = (number: number): bigint => 1n << BigInt(number)
 /** Regions QEMU may add one by one; its own ceiling is the same. */
 const MAX_MEM_SLOTS = 509n
+
+/** What the front end sends while it carries out a mapping; everything else waits for the request in hand. */
+const DURING_CALL: ReadonlySet<number> = new Set([
+  VhostUserRequest.VHOST_USER_ADD_MEM_REG,
+  VhostUserRequest.VHOST_USER_REM_MEM_REG,
+  VhostUserRequest.VHOST_USER_GET_CONFIG,
+  VhostUserRequest.VHOST_USER_SET_LOG_BASE,
+])
 
 /** What a handler says: done (reply if asked), replied already, or why the message is refused. */
 type Verdict = 'done' | 'replied' | { readonly refuse: string }
@@ -88,7 +111,10 @@ export class VhostUserSession {
   readonly #offeredProtocol: bigint
   #features = 0n
   #protocol = 0n
-  #backendChannel = -1
+  readonly #window: WindowOptions | undefined
+  #backendFd = -1
+  #channel: BackendChannel | undefined
+  #deferred = false
   #logFd = -1
   #hasLog = false
   #owned = false
@@ -97,6 +123,7 @@ export class VhostUserSession {
     this.#context = context
     this.#device = device
     this.#log = options.log
+    this.#window = options.window
     this.connection = new Connection(context, arenaAt, options.socketFd)
     this.rings = Array.from({ length: MAX_RINGS }, () => new Vring())
     this.#config =
@@ -116,6 +143,7 @@ export class VhostUserSession {
       ProtocolFeature.VHOST_USER_PROTOCOL_F_RESET_DEVICE,
       ProtocolFeature.VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS,
       ...(device.migratable ? [ProtocolFeature.VHOST_USER_PROTOCOL_F_DEVICE_STATE] : []),
+      ...(this.#window === undefined ? [] : [ProtocolFeature.VHOST_USER_PROTOCOL_F_SHMEM]),
       ...(this.#config === undefined ? [] : [ProtocolFeature.VHOST_USER_PROTOCOL_F_CONFIG]),
     ]
     this.#offeredProtocol = protocol.reduce((word, number) => word | bit(number), 0n)
@@ -123,6 +151,7 @@ export class VhostUserSession {
 
   /** The socket is readable: handles every whole message there is. */
   readable(): 'open' | 'closed' {
+    this.#deferred = false
     for (;;) {
       switch (this.connection.read()) {
         case 'more':
@@ -140,6 +169,30 @@ export class VhostUserSession {
           if (!open) return 'closed'
         }
       }
+    }
+  }
+
+  /** Something came while a request of ours was waited for, and is left: call `readable`. */
+  get deferred(): boolean {
+    return this.#deferred
+  }
+
+  /** Handles what the front end asks while we wait for it on the back-end channel. */
+  #serveDuringCall(): Served {
+    this.#window?.whileWaiting?.()
+    for (;;) {
+      const got = this.connection.read()
+      if (got === 'more') {
+        this.#window?.whileWaiting?.()
+        return 'idle'
+      }
+      if (got === 'message' && DURING_CALL.has(this.connection.request)) {
+        const open = this.#handle()
+        this.connection.finish()
+        if (open) continue
+      }
+      this.#deferred = true
+      return got === 'message' ? 'blocked' : 'closed'
     }
   }
 
@@ -252,6 +305,8 @@ export class VhostUserSession {
         return this.#setDeviceStateFd()
       case VhostUserRequest.VHOST_USER_CHECK_DEVICE_STATE:
         return this.#checkDeviceState()
+      case VhostUserRequest.VHOST_USER_GET_SHMEM_CONFIG:
+        return this.#getShmemConfig()
       case VhostUserRequest.VHOST_USER_GET_CONFIG:
         return this.#getConfig()
       case VhostUserRequest.VHOST_USER_SET_CONFIG:
@@ -289,8 +344,46 @@ export class VhostUserSession {
   }
 
   #setBackendChannel(fd: number): void {
-    if (this.#backendChannel >= 0) native.closeFd(this.#backendChannel)
-    this.#backendChannel = fd
+    this.#window?.attach(undefined)
+    this.#channel?.close()
+    this.#channel = undefined
+    if (this.#backendFd >= 0) native.closeFd(this.#backendFd)
+    this.#backendFd = -1
+    if (fd < 0) return
+    if (this.#window === undefined || !this.#has(ProtocolFeature.VHOST_USER_PROTOCOL_F_REPLY_ACK)) {
+      this.#backendFd = fd
+      return
+    }
+    // Front ends before SHMEM that have a window take descriptors here; others show the guest none.
+    const form: WireForm = this.#has(ProtocolFeature.VHOST_USER_PROTOCOL_F_SHMEM)
+      ? 'shmem'
+      : 'fs-map'
+    const serve = () => this.#serveDuringCall()
+    const { channelAt, attach, limitMs } = this.#window
+    this.#channel = new BackendChannel(
+      this.#context,
+      channelAt,
+      fd,
+      form,
+      serve,
+      this.#log,
+      limitMs,
+    )
+    attach(this.#channel)
+  }
+
+  /** Asked once: the window has the size it has. */
+  #getShmemConfig(): Verdict {
+    const { view, bytes } = this.#context
+    const at = this.connection.replyPayloadAt
+    bytes.fill(0, at, at + VhostUserShMemConfig.SIZE)
+    const Config = VhostUserShMemConfig.f
+    Config.nregions.set(view, at, 1)
+    // VIRTIO_FS_SHMCAP_ID_CACHE.
+    Config.memory_sizes0.set(view, at, BigInt(this.#window!.bytes))
+    return this.connection.reply(VhostUserShMemConfig.SIZE)
+      ? 'replied'
+      : refuse('the front end does not take the reply')
   }
 
   #reset(): Verdict {

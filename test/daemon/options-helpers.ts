@@ -48,6 +48,8 @@ export const defaults: DaemonOptions = {
   pollUs: 50,
   nodeDescriptors: undefined,
   reconnect: false,
+  daxWindow: undefined,
+  dax: 'never',
   warnings: [],
 }
 

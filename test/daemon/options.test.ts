@@ -147,6 +147,8 @@ test('every option has a case here or among the legacy forms', t => {
     ...WITH_VALUE.map(({ option }) => option),
     ...SWITCHES.map(([option]) => option),
     ...['--fd', '--posix-acl', '--security-label', '--inode-file-handles'],
+    // options-dax.test.ts
+    ...['--dax-window', '--dax'],
     ...['--help', '--version', '--print-capabilities', '--socket', '-o', '-d', '-f'],
   ]
   t.deepEqual(

@@ -11,6 +11,7 @@ import {
   FS_IOC_FSSETXATTR,
   FS_IOC_SETFLAGS,
   O_NONBLOCK,
+  O_RDWR,
   O_WRONLY,
   S_IFDIR,
   S_IFREG,
@@ -25,6 +26,7 @@ import {
   type Outcome,
   PENDING,
 } from '../../vfs/filesystem.js'
+import type { MappableFiles } from '../../vfs/dax.js'
 import type { Migratable } from '../../vfs/migration.js'
 import type {
   Attributes,
@@ -53,6 +55,7 @@ const STALE = -Errno.ESTALE
 export class HostFileSystem extends UnsupportedFileSystem implements FileSystem {
   override readonly capabilities: Capabilities
   readonly migration: Migratable
+  readonly mappable: MappableFiles
   readonly #host: HostState
   readonly #context: Context
   #startFault = ''
@@ -66,6 +69,11 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
     this.#context = context
     this.#host = new HostState(context, scratchAt, options)
     this.migration = new HostMigration(this.#host)
+    this.mappable = {
+      owned: false,
+      open: nodeid => this.#openToMap(nodeid),
+      known: nodeid => this.#node(nodeid) !== undefined,
+    }
     this.capabilities = {
       ...NO_CAPABILITIES,
       readdirplus: options.cache !== 'never',
@@ -494,6 +502,15 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
     if (token >= 0) request.cancel(token)
     this.#context.close(fd)
     return fault
+  }
+
+  /** A window maps what can be written: of a read-only share that is nothing. */
+  #openToMap(nodeid: number): number {
+    const node = this.#node(nodeid)
+    if (node === undefined) return STALE
+    if (this.#host.options.readOnly) return -Errno.EROFS
+    if (node.type !== S_IFREG) return -Errno.EACCES
+    return this.#host.nodes.reopen(node, O_RDWR | O_NONBLOCK)
   }
 
   // --- directories --------------------------------------------------------------------------------

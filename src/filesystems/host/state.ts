@@ -105,6 +105,7 @@ export class HostState {
       node.parent !== undefined &&
       node.parent.mount.id !== node.mount.id
     attr.dax = false
+    this.negotiated?.dax?.describe(node.nodeid, attr)
     attr.validSec = this.validSec
     attr.validNsec = 0
   }

@@ -29,7 +29,9 @@ import {
   XATTR_CREATE,
   XATTR_REPLACE,
 } from '../../../protocol/linux/constants.js'
+import { native } from '../../native/addon.js'
 import type { Context } from '../../native/context.js'
+import type { DaxWindow, MappableFiles } from '../../vfs/dax.js'
 import {
   type Capabilities,
   type FileSystem,
@@ -77,6 +79,12 @@ export class MemoryFileSystem extends UnsupportedFileSystem implements FileSyste
     xattr: true,
     killpriv: true,
   }
+  readonly mappable: MappableFiles = {
+    owned: true,
+    open: nodeid => this.#openToMap(nodeid),
+    known: nodeid => this.#nodes.get(nodeid) !== undefined,
+  }
+  #dax: DaxWindow | undefined
   readonly #context: Context
   readonly #options: MemoryOptions
   readonly #nodes = new NodeTable<MemoryNode>()
@@ -109,6 +117,7 @@ export class MemoryFileSystem extends UnsupportedFileSystem implements FileSyste
 
   override init(negotiated: Negotiated): void {
     this.#dontMask = negotiated.dontMask
+    this.#dax = negotiated.dax
   }
 
   override destroy(): void {
@@ -171,6 +180,7 @@ export class MemoryFileSystem extends UnsupportedFileSystem implements FileSyste
 
   #fill(attr: Attributes, node: MemoryNode): void {
     node.fill(attr, node.isFile ? Math.ceil(node.sizeBytes / 4096) * 8 : 0)
+    this.#dax?.describe(node.nodeid, attr)
   }
 
   override lookup(_request: Request, parent: number, name: Name, entry: EntryReply): Outcome {
@@ -597,6 +607,12 @@ export class MemoryFileSystem extends UnsupportedFileSystem implements FileSyste
     if (killSuid) dropSetId(node)
     node.touch(Date.now(), { mtime: true })
     return done
+  }
+
+  #openToMap(nodeid: number): number {
+    const node = this.#nodes.get(nodeid)
+    if (node === undefined) return STALE
+    return node.isFile && node.memfd >= 0 ? native.dupFd(node.memfd) : -Errno.EACCES
   }
 
   /** Makes sure the file has a memfd of at least `size` bytes. */

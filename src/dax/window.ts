@@ -1,0 +1,456 @@
+/**
+ * The DAX window of one guest: which bytes of which files are where, and when they must not be.
+ *
+ * Rules, each observed on QEMU 11.1 (reference/dax-qemu.md 1.5, 1.6):
+ * - a mapping needs a descriptor that can write, whole pages, and a file that has them at that moment; the tail of
+ *   a page past the end of the file is no harm later. So a file with an odd end is made longer for the moment.
+ * - an empty file is never mapped as it is: QEMU would make it longer itself.
+ * - mappings do not overlap, nor are they replaced: what is unmapped is exactly what was mapped.
+ * - between unmapping and mapping anew the guest reads zeros. So a range that grows gets another piece behind the
+ *   first; and one is cut only while the guest has locked the file (it changes its size).
+ * - what the guest takes for the size of a file is always there: attributes pass `describe` first.
+ */
+import { Errno } from '../../protocol/errno.js'
+import { S_IFMT, S_IFREG } from '../../protocol/linux/constants.js'
+import { STATX_MTIME, STATX_SIZE, statx } from '../../protocol/linux/statx.js'
+import { VIRTIO_FS_SHMCAP_ID_CACHE } from '../../protocol/virtio/fs.js'
+import { type Context, EMPTY_PATH, UTIME_OMIT } from '../native/context.js'
+import type { DaxWindow, MappableFiles } from '../vfs/dax.js'
+import type { Outcome } from '../vfs/filesystem.js'
+import type { Attributes } from '../vfs/replies.js'
+import type { DaxOptions } from './options.js'
+import { MappedFile, MappingTable, Range } from './table.js'
+
+export const DAX_PAGE_BYTES = 4096
+/** Pieces of a range that fit exactly; the next ones are mapped ahead of the file's growth. */
+const EXACT_PIECES = 4
+/** The least that is mapped ahead. */
+const AHEAD_BYTES = 64 * 1024
+/** Arena bytes that the window needs: a struct statx. */
+export const WINDOW_BYTES = 256
+
+/** Who does the mapping: a back-end channel. 0 or -errno, as there. */
+export interface Mapper {
+  readonly open: boolean
+  /** Mappings there may be at once. */
+  readonly most: number
+  map(shmid: number, fd: number, fdOffset: number, offset: number, bytes: number): number
+  unmap(shmid: number, offset: number, bytes: number): number
+}
+
+export type DaxLog = (level: 'warn' | 'debug', message: string) => void
+
+/** Sees when others change files that are mapped. */
+export interface Watcher {
+  /** Begins to watch the file; an id, or -errno. */
+  add(fd: number): number
+  remove(id: number): void
+}
+
+export interface DaxCounters {
+  /** SETUPMAPPING: all, those that found it there already, those that took another's place. */
+  setups: number
+  hits: number
+  replaced: number
+  removes: number
+  /** Requests to the front end that went well. */
+  maps: number
+  unmaps: number
+  /** Made longer for the moment of mapping. */
+  padded: number
+  /** Pieces behind earlier ones, since the file grew. */
+  grown: number
+  /** Mappings cut as the file was made shorter: by the guest, by others. */
+  shrunk: number
+  shrunkByOthers: number
+  /** SETUPMAPPING refused, by reason. */
+  readonly refused: Record<Refusal, number>
+}
+export type Refusal =
+  | 'hostile'
+  | 'stale'
+  | 'policy'
+  | 'size'
+  | 'open'
+  | 'busy'
+  | 'full'
+  | 'front-end'
+
+function newCounters(): DaxCounters {
+  return {
+    setups: 0,
+    hits: 0,
+    replaced: 0,
+    removes: 0,
+    maps: 0,
+    unmaps: 0,
+    padded: 0,
+    grown: 0,
+    shrunk: 0,
+    shrunkByOthers: 0,
+    refused: {
+      hostile: 0,
+      stale: 0,
+      policy: 0,
+      size: 0,
+      open: 0,
+      busy: 0,
+      full: 0,
+      'front-end': 0,
+    },
+  }
+}
+
+const pageUp = (bytes: number): number => Math.ceil(bytes / DAX_PAGE_BYTES) * DAX_PAGE_BYTES
+
+export class Window implements DaxWindow {
+  readonly counters = newCounters()
+  readonly table = new MappingTable()
+  /** Set and taken away by the session. */
+  mapper: Mapper | undefined
+  watcher: Watcher | undefined
+  /** A request that may change the size of the node is under way in the pool. */
+  busy: (nodeid: number) => boolean = () => false
+  readonly #context: Context
+  readonly #at: number
+  readonly #files: MappableFiles
+  readonly #options: DaxOptions
+  readonly #log: DaxLog
+  /** Nodes whose files could be opened for the window, or not. */
+  /** Live ones, of all ranges. */
+  #pieces = 0
+  readonly #watched = new Map<number, MappedFile>()
+  readonly #openable = new Map<number, boolean>()
+
+  /** `arenaAt`: WINDOW_BYTES. */
+  constructor(
+    context: Context,
+    arenaAt: number,
+    files: MappableFiles,
+    options: DaxOptions,
+    log: DaxLog,
+  ) {
+    this.#context = context
+    this.#at = arenaAt
+    this.#files = files
+    this.#options = options
+    this.#log = log
+  }
+
+  get ready(): boolean {
+    return this.#allowed && this.mapper?.open === true
+  }
+
+  /** Of all that is here the policy lets something be mapped. */
+  get #allowed(): boolean {
+    const { policy } = this.#options
+    return policy !== 'never' && (policy !== 'sealed' || this.#files.owned)
+  }
+
+  /** Every file is made longer for the moment of mapping if need be. */
+  get #padsAll(): boolean {
+    return this.#files.owned || this.#options.policy === 'always'
+  }
+
+  // --- SETUPMAPPING and REMOVEMAPPING ---------------------------------------------------------------
+
+  setup(nodeid: number, moffset: number, foffset: number, bytes: number): Outcome {
+    this.counters.setups++
+    if (!this.ready) return this.#refuse('policy', -Errno.EIO)
+    const { windowBytes } = this.#options
+    if (
+      moffset % DAX_PAGE_BYTES !== 0 ||
+      foffset % DAX_PAGE_BYTES !== 0 ||
+      bytes % DAX_PAGE_BYTES !== 0 ||
+      bytes === 0 ||
+      !(moffset + bytes <= windowBytes) ||
+      !(foffset + bytes <= Number.MAX_SAFE_INTEGER)
+    )
+      return this.#refuse('hostile', -Errno.EINVAL)
+    const known = this.table.ranges.get(moffset)
+    if (
+      known !== undefined &&
+      known.file.nodeid === nodeid &&
+      known.fileOffset === foffset &&
+      known.bytes === bytes
+    ) {
+      // The guest wants to write now: it has been writable from the start.
+      this.counters.hits++
+      const size = this.#sizeOf(known.file)
+      this.#observe(known.file, size)
+      if (size <= foffset) return this.#refuse('size', -Errno.EIO)
+      return this.#cover(known, size, 'setup')
+    }
+    for (const other of this.table.overlapping(moffset, bytes)) {
+      this.counters.replaced++
+      this.#unmap(other)
+    }
+    const file = this.#fileOf(nodeid)
+    if (typeof file === 'number') return file
+    const range = new Range(file, moffset, foffset, bytes)
+    this.table.add(range)
+    const size = this.#sizeOf(file)
+    this.#observe(file, size)
+    const outcome =
+      size > foffset ? this.#cover(range, size, 'setup') : this.#refuse('size', -Errno.EIO)
+    if (outcome < 0) this.#unmap(range)
+    return outcome
+  }
+
+  remove(moffset: number, bytes: number): Outcome {
+    this.counters.removes++
+    for (const range of this.table.overlapping(moffset, bytes)) this.#unmap(range)
+    return 0
+  }
+
+  #refuse(why: Refusal, outcome: Outcome): Outcome {
+    this.counters.refused[why]++
+    return outcome
+  }
+
+  #fileOf(nodeid: number): MappedFile | Outcome {
+    const known = this.table.files.get(nodeid)
+    if (known !== undefined) return known
+    const fd = this.#files.open(nodeid)
+    if (fd === -Errno.ESTALE) return this.#refuse('stale', fd)
+    if (fd < 0) return this.#refuse('open', -Errno.EIO)
+    const file = new MappedFile(nodeid, fd)
+    this.table.files.set(nodeid, file)
+    file.watch = this.watcher?.add(fd) ?? -1
+    if (file.watch >= 0) this.#watched.set(file.watch, file)
+    return file
+  }
+
+  #sizeOf(file: MappedFile): number {
+    const SEEK_END = 2
+    return Math.max(0, this.#context.lseek(file.fd, 0, SEEK_END))
+  }
+
+  // --- mapping and unmapping ------------------------------------------------------------------------
+
+  /** Has everything of `range` in the window that a file of `size` bytes has. */
+  #cover(range: Range, size: number, why: 'setup' | 'growth'): Outcome {
+    const end = Math.min(range.bytes, pageUp(size - range.fileOffset))
+    if (end <= range.covered) return 0
+    let target = end
+    // Not a piece for each page that is appended: front ends have some hundred of them.
+    if (why === 'growth' && range.pieces.length >= EXACT_PIECES)
+      target = Math.min(range.bytes, Math.max(end, range.covered + AHEAD_BYTES, range.covered * 2))
+    const actual = why === 'setup' ? size : this.#sizeOf(range.file)
+    const needs = range.fileOffset + target
+    const pads = needs > actual
+    // A file that was said to be DAX is so until the guest forgets it, even with an odd end that it got since.
+    const { nodeid } = range.file
+    const mayPad = this.#padsAll || why === 'growth' || this.#openable.get(nodeid) === true
+    if (pads && !mayPad) return this.#refuse('size', -Errno.EIO)
+    // What another thread of ours is adding would be cut.
+    if (pads && this.busy(nodeid)) return this.#refuse('busy', -Errno.EIO)
+    const outcome = pads
+      ? this.#padded(range.file, actual, needs, why, () => this.#map(range, target))
+      : this.#map(range, target)
+    if (outcome >= 0 && why === 'growth') this.counters.grown++
+    return outcome
+  }
+
+  #map(range: Range, target: number): Outcome {
+    const { mapper } = this
+    if (mapper !== undefined && this.#pieces >= mapper.most) return this.#refuse('full', -Errno.EIO)
+    const offset = range.offset + range.covered
+    const bytes = target - range.covered
+    const from = range.fileOffset + range.covered
+    const { fd } = range.file
+    let outcome = mapper?.map(VIRTIO_FS_SHMCAP_ID_CACHE, fd, from, offset, bytes) ?? -Errno.EPIPE
+    if (outcome === -Errno.EIO && mapper !== undefined) {
+      // Something we do not know of may be there: of a guest before, or of a request that was not waited for.
+      if (mapper.unmap(VIRTIO_FS_SHMCAP_ID_CACHE, offset, bytes) >= 0)
+        outcome = mapper.map(VIRTIO_FS_SHMCAP_ID_CACHE, fd, from, offset, bytes)
+    }
+    if (outcome < 0 && outcome !== -Errno.EAGAIN) {
+      this.#log('debug', `the front end does not map ${bytes} bytes at ${offset} (${outcome})`)
+      return this.#refuse('front-end', -Errno.EIO)
+    }
+    // Not waited for to its end: it is taken for mapped, so that it will be unmapped.
+    range.pieces.push({ offset, bytes })
+    this.#pieces++
+    range.covered = target
+    if (outcome < 0) return this.#refuse('front-end', -Errno.EIO)
+    this.counters.maps++
+    return 0
+  }
+
+  /** Makes the file longer while `action` runs. */
+  #padded(
+    file: MappedFile,
+    size: number,
+    needs: number,
+    why: 'setup' | 'growth',
+    action: () => Outcome,
+  ): Outcome {
+    const context = this.#context
+    this.counters.padded++
+    // Who only reads leaves no trace but the time of change.
+    const keeps =
+      why === 'setup' &&
+      context.statx(file.fd, EMPTY_PATH, 0, STATX_MTIME | STATX_SIZE, this.#at) >= 0
+    const fault = context.ftruncate(file.fd, needs)
+    if (fault < 0) return this.#refuse('size', -Errno.EIO)
+    const outcome = action()
+    if (this.#sizeOf(file) === needs) context.ftruncate(file.fd, size)
+    if (keeps) {
+      const { view } = context
+      const sec = statx.f.stx_mtime_sec.get(view, this.#at)
+      context.utimens(file.fd, 0, UTIME_OMIT, sec, statx.f.stx_mtime_nsec.get(view, this.#at))
+    }
+    return outcome
+  }
+
+  /** Takes away what of `range` is past its first `keep` bytes; of the piece in which that is, all. */
+  #cut(range: Range, keep: number): void {
+    while (range.covered > keep) {
+      const piece = range.pieces.pop()!
+      this.#pieces--
+      range.covered = piece.offset - range.offset
+      const outcome =
+        this.mapper?.unmap(VIRTIO_FS_SHMCAP_ID_CACHE, piece.offset, piece.bytes) ?? -Errno.EPIPE
+      if (outcome >= 0) this.counters.unmaps++
+      else
+        this.#log(
+          'debug',
+          `the front end does not unmap ${piece.bytes} bytes at ${piece.offset} (${outcome})`,
+        )
+    }
+  }
+
+  #unmap(range: Range): void {
+    this.#cut(range, 0)
+    this.#forget(range)
+  }
+
+  #forget(range: Range): void {
+    if (!this.table.remove(range)) return
+    const { file } = range
+    if (file.watch >= 0) {
+      this.#watched.delete(file.watch)
+      this.watcher?.remove(file.watch)
+    }
+    this.#context.close(file.fd)
+  }
+
+  // --- sizes ----------------------------------------------------------------------------------------
+
+  beforeGrowth(nodeid: number, end: number): Outcome {
+    const file = this.table.files.get(nodeid)
+    if (file === undefined) return 0
+    for (const range of file.ranges) {
+      const outcome = this.#cover(range, end, 'growth')
+      if (outcome < 0) return outcome
+    }
+    file.size = Math.max(file.size, end)
+    return 0
+  }
+
+  beforeResize(nodeid: number, bytes: number): Outcome {
+    const file = this.table.files.get(nodeid)
+    if (file === undefined) return 0
+    let cut = false
+    for (const range of file.ranges) {
+      const keep = Math.max(0, pageUp(bytes - range.fileOffset))
+      if (range.covered <= keep) continue
+      cut = true
+      this.#cut(range, keep)
+    }
+    if (cut) this.counters.shrunk++
+    file.size = bytes
+    return this.beforeGrowth(nodeid, bytes)
+  }
+
+  afterResize(nodeid: number): Outcome {
+    const file = this.table.files.get(nodeid)
+    if (file === undefined) return 0
+    file.size = this.#sizeOf(file)
+    return this.beforeGrowth(nodeid, file.size)
+  }
+
+  describe(nodeid: number, attr: Attributes): void {
+    attr.dax = false
+    if ((attr.mode & S_IFMT) !== S_IFREG) return
+    const file = this.table.files.get(nodeid)
+    if (file !== undefined) this.#follow(file, attr)
+    attr.dax = this.#eligible(nodeid, attr)
+  }
+
+  /** Somebody else may have changed the size: the window follows before the guest hears of it. */
+  #follow(file: MappedFile, attr: Attributes): void {
+    this.#observe(file, attr.sizeBytes)
+    for (const range of file.ranges) {
+      if (this.#cover(range, attr.sizeBytes, 'growth') >= 0) continue
+      // What cannot be shown is not announced.
+      attr.sizeBytes = Math.min(attr.sizeBytes, range.fileOffset + range.covered)
+    }
+  }
+
+  /** The file has `size` bytes: unmaps what it has lost. */
+  #observe(file: MappedFile, size: number): void {
+    const shorter = size < file.size
+    file.size = size
+    if (!shorter) return
+    this.counters.shrunkByOthers++
+    for (const range of file.ranges) {
+      this.#cut(range, Math.max(0, pageUp(size - range.fileOffset)))
+      this.#cover(range, size, 'growth')
+    }
+    this.#log('debug', `a mapped file was cut to ${size} bytes by somebody else: unmapped`)
+  }
+
+  /** The watcher saw the file of this watch change (-1: it has lost count): what is gone from it is unmapped at once. */
+  changed(watch: number): void {
+    const one = this.#watched.get(watch)
+    const files = watch < 0 ? [...this.#watched.values()] : one === undefined ? [] : [one]
+    for (const file of files) this.#observe(file, this.#sizeOf(file))
+  }
+
+  #eligible(nodeid: number, attr: Attributes): boolean {
+    const { sizeBytes } = attr
+    if (!this.#allowed || sizeBytes < this.#options.minFileBytes) return false
+    if (!this.#padsAll && sizeBytes % DAX_PAGE_BYTES !== 0) return false
+    const known = this.#openable.get(nodeid)
+    if (known !== undefined) return known
+    // The guest decides now, for as long as it knows the file: it must not fail later.
+    const fd = this.#files.open(nodeid)
+    if (fd >= 0) this.#context.close(fd)
+    this.#openable.set(nodeid, fd >= 0)
+    return fd >= 0
+  }
+
+  // --- ends -----------------------------------------------------------------------------------------
+
+  forgotten(nodeid: number): void {
+    const file = this.table.files.get(nodeid)
+    if (file === undefined && !this.#openable.has(nodeid)) return
+    if (this.#files.known(nodeid)) return
+    this.#openable.delete(nodeid)
+    if (file !== undefined) for (const range of file.ranges) this.#unmap(range)
+  }
+
+  clear(): void {
+    for (const range of this.table.ranges.values()) this.#unmap(range)
+    this.#openable.clear()
+  }
+
+  drop(): void {
+    for (const range of this.table.ranges.values()) {
+      range.pieces.length = 0
+      this.#pieces = 0
+      range.covered = 0
+      this.#forget(range)
+    }
+    this.#openable.clear()
+  }
+
+  /** For the log. */
+  summary(): string {
+    const { refused, ...counts } = this.counters
+    const list = Object.entries({ ...counts, ...refused })
+    return list.map(([name, count]) => `${name} ${count}`).join(', ')
+  }
+}

@@ -1,0 +1,48 @@
+/**
+ * The DAX window as the FUSE layer and the back ends see it (src/dax is the one that there is), and what
+ * a back end does for it.
+ */
+import type { Outcome } from './filesystem.js'
+import type { Attributes } from './replies.js'
+
+/** What a back end whose files can be mapped offers. */
+export interface MappableFiles {
+  /** Nobody but this back end can change a file's size: no process of the host has it by a name. */
+  readonly owned: boolean
+  /**
+   * Opens a regular file O_RDWR for the window; the caller owns the descriptor. Errors: ESTALE; EACCES it is no
+   * regular file; EROFS; those of open(2).
+   */
+  open(nodeid: number): number
+  /** The guest may still name the node. */
+  known(nodeid: number): boolean
+}
+
+/** Called by the device thread between requests' beginnings and answers; each call may wait for the front end. */
+export interface DaxWindow {
+  /** The front end has taken the window: DAX can be agreed on at INIT. */
+  readonly ready: boolean
+
+  /**
+   * SETUPMAPPING: file bytes from `foffset` on appear in the window at `moffset`, all of `bytes` that the file
+   * has. Errors: EINVAL outside the window or not on pages; ESTALE; EIO the policy, the file's size or the front
+   * end are against it.
+   */
+  setup(nodeid: number, moffset: number, foffset: number, bytes: number): Outcome
+  /** One entry of REMOVEMAPPING. What is not mapped is no error. */
+  remove(moffset: number, bytes: number): Outcome
+
+  /** Before the guest makes the file longer, up to `end` at most: 0, or why it must not be done. */
+  beforeGrowth(nodeid: number, end: number): Outcome
+  /** Before the file gets `bytes` bytes, and after that (or after it failed). */
+  beforeResize(nodeid: number, bytes: number): Outcome
+  afterResize(nodeid: number): Outcome
+  /** Before the guest hears of the file's attributes: sets `attr.dax`, and has in the window what `attr.sizeBytes` says. */
+  describe(nodeid: number, attr: Attributes): void
+  /** The guest gave lookups of the node back. */
+  forgotten(nodeid: number): void
+  /** The guest begins or ends: everything is unmapped. */
+  clear(): void
+  /** The guest is gone or reset, and with it what the front end had mapped: nothing is said to it. */
+  drop(): void
+}

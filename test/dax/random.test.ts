@@ -1,0 +1,115 @@
+/** Random mappings, writes and truncations: the window shows what the files have, at every step. */
+import { readdirSync } from 'node:fs'
+import test from 'ava'
+import { daxRig, MIB, RANGE } from './rig.js'
+
+const STEPS = Number(process.env.DAX_STEPS ?? 600)
+const SLOTS = 6
+const FILES = 4
+const MOST = 5 * MIB
+
+/** mulberry32. */
+function random(seed: number): (below: number) => number {
+  let state = seed
+  return below => {
+    state = (state + 0x6d2b79f5) | 0
+    let word = Math.imul(state ^ (state >>> 15), 1 | state)
+    word = (word + Math.imul(word ^ (word >>> 7), 61 | word)) ^ word
+    return Math.floor((((word ^ (word >>> 14)) >>> 0) / 2 ** 32) * below)
+  }
+}
+
+for (const backEnd of ['host', 'memory'] as const)
+  for (const seed of [1, 2, 3])
+    test(`${backEnd}: ${STEPS} random steps, seed ${seed}`, t => {
+      const r = daxRig(t, {
+        backEnd,
+        regions: seed === 2,
+        dax: { windowBytes: 16 * MIB, policy: backEnd === 'memory' ? 'sealed' : 'always' },
+      })
+      const pick = random(seed)
+      const files = Array.from({ length: FILES }, (_, i) => ({
+        ...r.client.create(1, `f${i}`),
+        model: Buffer.alloc(0),
+      }))
+      const slots: ({ file: number; foffset: number } | undefined)[] = Array(SLOTS).fill(undefined)
+      const resize = (file: (typeof files)[number], size: number): void => {
+        const next = Buffer.alloc(size)
+        file.model.copy(next, 0, 0, size)
+        file.model = next
+      }
+      const check = (slot: number): void => {
+        const at = slots[slot]
+        if (at === undefined) return
+        const want = files[at.file]!.model.subarray(at.foffset, at.foffset + RANGE)
+        const got = r.vmm.read(slot * RANGE, want.length)
+        if (!got.equals(want)) {
+          const first = got.findIndex((byte, i) => byte !== want[i])
+          t.fail(
+            `slot ${slot}, file ${at.file} at ${at.foffset + first}: ${got[first]}, not ${want[first]}`,
+          )
+        }
+      }
+      for (let step = 0; step < STEPS; step++) {
+        const index = pick(FILES)
+        const file = files[index]!
+        const slot = pick(SLOTS)
+        switch (pick(6)) {
+          case 0: {
+            const foffset = pick(3) * RANGE
+            const errno = r.setup(file.nodeid, slot * RANGE, foffset)
+            const is = file.model.length > foffset
+            if (is !== (errno === 0))
+              t.fail(
+                `step ${step}: setup of ${file.model.length} at ${foffset}: ${errno} ${r.window.summary()} ${r.vmm.faults} ${r.log}`,
+              )
+            slots[slot] = is ? { file: index, foffset } : undefined
+            break
+          }
+          case 1:
+            r.remove([slot * RANGE, RANGE])
+            slots[slot] = undefined
+            break
+          case 2: {
+            const size = pick(4) === 0 ? 0 : pick(MOST)
+            t.is(r.truncate(file.nodeid, size), 0)
+            resize(file, size)
+            break
+          }
+          case 3: {
+            // A store of the guest, inside the file.
+            const at = slots[slot]
+            if (at === undefined) break
+            const { model } = files[at.file]!
+            const room = Math.min(RANGE, model.length - at.foffset)
+            if (room <= 0) break
+            const from = pick(room)
+            const data = Buffer.alloc(
+              Math.min(room - from, 1 + pick(3000), 4096 - (from % 4096)),
+              step,
+            )
+            r.vmm.write(slot * RANGE + from, data)
+            data.copy(model, at.foffset + from)
+            break
+          }
+          default: {
+            const at =
+              pick(2) === 0 ? file.model.length : pick(Math.min(MOST, file.model.length + 9000))
+            const data = Buffer.alloc(1 + pick(20_000), step + 1)
+            if (at + data.length > MOST) break
+            if (at + data.length > file.model.length) resize(file, at + data.length)
+            data.copy(file.model, at)
+            t.is(r.client.write(file.nodeid, file.fh, at, data), data.length)
+          }
+        }
+        if (step % 8 === 0) for (let i = 0; i < SLOTS; i++) check(i)
+        else check(slot)
+      }
+      for (const file of files) t.is(r.getattr(file.nodeid).size, file.model.length)
+      t.deepEqual(r.vmm.faults, [])
+      t.is(
+        r.vmm.mappings.size,
+        [...r.window.table.ranges.values()].reduce((n, one) => n + one.pieces.length, 0),
+      )
+      if (backEnd === 'host') t.is(readdirSync(r.folder).length, FILES)
+    })
