@@ -1,7 +1,7 @@
 /** The device thread as the main thread sees it: it is started early, runs once, and says what happens. */
 import { Worker } from 'node:worker_threads'
 import type { ThreadMessage, ThreadOptions, ThreadStart } from '../device/thread.js'
-import type { Log } from '../vhost/session.js'
+import type { Log } from '../vhost/log.js'
 
 /** Launchers wait for it, and must see it once: Kata's stops reading at the second one. */
 const READY = 'Waiting for vhost-user socket connection...'

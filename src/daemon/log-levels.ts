@@ -1,4 +1,4 @@
-import type { LogLevel } from '../vhost/session.js'
+import type { LogLevel } from '../vhost/log.js'
 
 /** The least important level that is logged, or none at all. */
 export type LogThreshold = LogLevel | 'off'

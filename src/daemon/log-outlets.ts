@@ -1,6 +1,6 @@
 /** Where the log goes: stderr or the system log. Neither ever makes the daemon wait. */
 import { native } from '../native/addon.js'
-import type { LogLevel } from '../vhost/session.js'
+import type { LogLevel } from '../vhost/log.js'
 
 export interface LogOutlet {
   /** One record; control characters in it are the outlet's business. */

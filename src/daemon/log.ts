@@ -1,7 +1,7 @@
 /** The daemon's log, by winston: records go to one outlet, at once and without ever waiting for it. */
 import { Writable } from 'node:stream'
 import winston from 'winston'
-import type { Log, LogLevel } from '../vhost/session.js'
+import type { Log, LogLevel } from '../vhost/log.js'
 import { type LogOutlet, StderrOutlet } from './log-outlets.js'
 import { SyslogOutlet } from './syslog.js'
 

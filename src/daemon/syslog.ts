@@ -1,7 +1,7 @@
 /** The system log: RFC 3164 datagrams to /dev/log. */
 import { Errno } from '../../protocol/errno.js'
 import { native } from '../native/addon.js'
-import type { LogLevel } from '../vhost/session.js'
+import type { LogLevel } from '../vhost/log.js'
 import { type LogOutlet, oneRecord } from './log-outlets.js'
 
 const PATH = '/dev/log'

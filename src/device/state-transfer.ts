@@ -11,7 +11,7 @@ import { native } from '../native/addon.js'
 import type { Context } from '../native/context.js'
 import type { Migratable } from '../vfs/migration.js'
 import type { StateDirection } from '../vhost/device.js'
-import type { Log } from '../vhost/session.js'
+import type { Log } from '../vhost/log.js'
 
 /** A front end that moves nothing for so long is given up. */
 const IDLE_LIMIT_MS = 30_000

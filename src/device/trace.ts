@@ -1,7 +1,7 @@
 /** `--log-level trace`: a line for each request and reply. */
 import { printReply, printRequest } from '../../protocol/fuse/print.js'
 import type { ServerTrace } from '../fuse/server.js'
-import type { Log } from '../vhost/session.js'
+import type { Log } from '../vhost/log.js'
 
 export function tracer(log: Log): ServerTrace {
   return {

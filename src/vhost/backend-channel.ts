@@ -28,7 +28,7 @@ import {
 } from '../../protocol/vhost-user/payloads.js'
 import { native } from '../native/addon.js'
 import type { Context, Received } from '../native/context.js'
-import type { Log } from './session.js'
+import type { Log } from './log.js'
 
 /** Arena bytes a channel needs: two requests that go out together, and a reply. */
 export const CHANNEL_BYTES = 1024

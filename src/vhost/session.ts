@@ -48,10 +48,8 @@ import type { Context } from '../native/context.js'
 import { BackendChannel, type Served, type WireForm } from './backend-channel.js'
 import { Connection } from './connection.js'
 import type { StateDirection, VhostDevice } from './device.js'
+import type { Log } from './log.js'
 import { Vring } from './vring.js'
-
-export type LogLevel = 'error' | 'warn' | 'info' | 'debug' | 'trace'
-export type Log = (level: LogLevel, message: string) => void
 
 export interface SessionOptions {
   /** Connected, non-blocking; closed by the caller after `close`. */
