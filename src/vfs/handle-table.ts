@@ -1,6 +1,5 @@
 /** Open files and directories by fh: slot index in the low 32 bits, generation above, below 2^53. */
-const TWO32 = 0x1_0000_0000
-const MAX_GENERATION = 0xfffff
+import { highestGeneration, MAX_GENERATION, settleSlots, TWO32 } from './generations.js'
 
 export class HandleTable<H> {
   readonly #slots: (H | undefined)[] = []
@@ -37,20 +36,12 @@ export class HandleTable<H> {
 
   /** Frees the places that `insertAt` left, for fhs above every one of `generation`. */
   settle(generation: number): void {
-    this.#free.length = 0
-    for (let slot = this.#slots.length - 1; slot >= 0; slot--) {
-      if (this.#slots[slot] !== undefined) continue
-      const next = Math.max(this.#generations[slot]!, generation + 1)
-      this.#generations[slot] = next
-      if (next <= MAX_GENERATION) this.#free.push(slot)
-    }
+    settleSlots(this.#slots, this.#generations, this.#free, 0, generation)
   }
 
   /** The highest generation of any fh so far. */
   get generation(): number {
-    let highest = 0
-    for (const generation of this.#generations) highest = Math.max(highest, generation)
-    return Math.min(highest, MAX_GENERATION)
+    return highestGeneration(this.#generations)
   }
 
   get(fh: number): H | undefined {

@@ -7,6 +7,7 @@
  * entries, open files) are both gone. `get` answers only while there are lookups.
  */
 import { ROOT_NODEID } from './filesystem.js'
+import { highestGeneration, MAX_GENERATION, settleSlots, TWO32 } from './generations.js'
 
 /** What the table keeps in each node; owned by the table. */
 export interface NodeBase {
@@ -15,8 +16,6 @@ export interface NodeBase {
   holds: number
 }
 
-const TWO32 = 0x1_0000_0000
-const MAX_GENERATION = 0xfffff
 const ROOT_SLOT = 1
 
 export class NodeTable<N extends NodeBase> {
@@ -86,20 +85,12 @@ export class NodeTable<N extends NodeBase> {
 
   /** Frees the places that `insertAt` left, for nodeids above every one of `generation`. */
   settle(generation: number): void {
-    this.#free.length = 0
-    for (let slot = this.#slots.length - 1; slot > ROOT_SLOT; slot--) {
-      if (this.#slots[slot] !== undefined) continue
-      const next = Math.max(this.#generations[slot]!, generation + 1)
-      this.#generations[slot] = next
-      if (next <= MAX_GENERATION) this.#free.push(slot)
-    }
+    settleSlots(this.#slots, this.#generations, this.#free, ROOT_SLOT + 1, generation)
   }
 
   /** The highest generation of any nodeid so far. */
   get generation(): number {
-    let highest = 0
-    for (const generation of this.#generations) highest = Math.max(highest, generation)
-    return Math.min(highest, MAX_GENERATION)
+    return highestGeneration(this.#generations)
   }
 
   addLookup(node: N): void {
