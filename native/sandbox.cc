@@ -44,13 +44,6 @@ struct OwnedFd {
   }
 };
 
-bool stringArgument(napi_env env, napi_value value, std::string* out) {
-  size_t length = 0;
-  if (napi_get_value_string_utf8(env, value, nullptr, 0, &length) != napi_ok) return false;
-  out->resize(length);
-  return napi_get_value_string_utf8(env, value, out->data(), length + 1, &length) == napi_ok;
-}
-
 // An answer and, for an error, the step that failed.
 napi_value outcome(napi_env env, int answer, const char* step) {
   napi_value pair, text;
@@ -215,7 +208,7 @@ napi_value isolate(napi_env env, napi_callback_info info) {
   int mode;
   uint64_t capabilities;
   if (arguments(env, info, args, 4, nullptr) < 4 || !toInt(env, args[0], &mode) || mode < 0 || mode >= kModes ||
-      !stringArgument(env, args[1], &path) || !toBig(env, args[2], &capabilities) ||
+      !toText(env, args[1], &path) || !toBig(env, args[2], &capabilities) ||
       napi_get_value_bool(env, args[3], &landlock) != napi_ok)
     return typeError(env, "isolate: a mode, a path, a mask and a boolean");
   const char* step = "";
@@ -259,14 +252,14 @@ napi_value execute(napi_env env, napi_callback_info info) {
   std::string file;
   uint32_t count = 0;
   int kept;
-  if (arguments(env, info, args, 3, nullptr) < 3 || !toInt(env, args[2], &kept) || !stringArgument(env, args[0], &file) ||
+  if (arguments(env, info, args, 3, nullptr) < 3 || !toInt(env, args[2], &kept) || !toText(env, args[0], &file) ||
       napi_get_array_length(env, args[1], &count) != napi_ok)
     return typeError(env, "execute: a file, its arguments and a descriptor");
   std::vector<std::string> words(count);
   std::vector<char*> pointers;
   for (uint32_t i = 0; i < count; i++) {
     napi_value word;
-    if (napi_get_element(env, args[1], i, &word) != napi_ok || !stringArgument(env, word, &words[i]))
+    if (napi_get_element(env, args[1], i, &word) != napi_ok || !toText(env, word, &words[i]))
       return typeError(env, "execute: arguments are strings");
     pointers.push_back(words[i].data());
   }
