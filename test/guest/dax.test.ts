@@ -22,6 +22,7 @@ import type { QemuOptions } from '../../scripts/lab/qemu.js'
 import { findDaxLab, runQemuDax } from '../../scripts/lab/qemu-dax.js'
 import { type GuestResult, TAG } from '../../scripts/lab/uml.js'
 import { packageFile } from '../../src/native/addon.js'
+import { registerMissing } from './helpers/missing.js'
 
 const LIMIT_MS = 400_000
 const extra = (process.env.DAX_ARGS ?? '').split(' ').filter(word => word !== '')
@@ -57,9 +58,7 @@ function daxTest(
 ): void {
   const found = findDaxLab()
   if ('missing' in found) {
-    const why = `${found.missing}: run "scripts/setup-dax"`
-    if (process.env.CI !== undefined) test(title, t => t.fail(why))
-    else test.skip(`${title} (${why})`, () => undefined)
+    registerMissing(title, `${found.missing}: run "scripts/setup-dax"`)
     return
   }
   test.serial(title, async t => {

@@ -15,6 +15,7 @@ import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { type DomainOptions, findLibvirt, Libvirt } from '../../scripts/lab/libvirt.js'
 import { packageFile } from '../../src/native/addon.js'
+import { registerMissing } from './helpers/missing.js'
 
 const LIMIT_MS = 120_000
 const READY = 'Waiting for vhost-user socket connection'
@@ -44,9 +45,7 @@ async function startLab(): Promise<Omit<Lab, 'share'>> {
 function libvirtTest(title: string, body: (t: ExecutionContext, lab: Lab) => Promise<void>): void {
   const missing = findLibvirt()?.missing
   if (missing !== undefined) {
-    const why = `${missing}: run "scripts/setup test"`
-    if (process.env.CI !== undefined) test(title, t => t.fail(why))
-    else test.skip(`${title} (${why})`, () => undefined)
+    registerMissing(title, `${missing}: run "scripts/setup test"`)
     return
   }
   test.serial(title, async t => {

@@ -15,6 +15,7 @@ import test, { type ExecutionContext } from 'ava'
 import { Daemon } from '../../scripts/lab/daemon.js'
 import { findQemu, type QemuOptions, runQemu } from '../../scripts/lab/qemu.js'
 import type { GuestResult } from '../../scripts/lab/uml.js'
+import { registerMissing } from './helpers/missing.js'
 
 const LIMIT_MS = 300_000
 const MIB = 1 << 20
@@ -29,9 +30,7 @@ interface Lab {
 function qemuTest(title: string, body: (t: ExecutionContext, lab: Lab) => Promise<void>): void {
   const found = findQemu()
   if ('missing' in found) {
-    const why = `${found.missing}: run "scripts/setup test"`
-    if (process.env.CI !== undefined) test(title, t => t.fail(why))
-    else test.skip(`${title} (${why})`, () => undefined)
+    registerMissing(title, `${found.missing}: run "scripts/setup test"`)
     return
   }
   test.serial(title, async t => {

@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import test from 'ava'
 import { findVirtme, runVirtme } from '../../scripts/lab/virtme.js'
 import { packageFile } from '../../src/native/addon.js'
+import { registerMissing } from './helpers/missing.js'
 
 const LIMIT_MS = 150_000
 const TITLE = 'virtme-ng: boots from our daemon'
@@ -15,11 +16,8 @@ const sha256 = (file: string): string =>
   createHash('sha256').update(readFileSync(file)).digest('hex')
 
 const found = findVirtme()
-if ('missing' in found) {
-  const why = `${found.missing}: run "scripts/setup test"`
-  if (process.env.CI !== undefined) test(TITLE, t => t.fail(why))
-  else test.skip(`${TITLE} (${why})`, () => undefined)
-} else
+if ('missing' in found) registerMissing(TITLE, `${found.missing}: run "scripts/setup test"`)
+else
   test.serial(TITLE, async t => {
     t.timeout(LIMIT_MS + 10_000)
     const folder = mkdtempSync(join(tmpdir(), 'virtiofsd-virtme-'))
