@@ -18,7 +18,7 @@ export interface Contestant {
 const SAME = ['--xattr', '--sandbox=none', '--inode-file-handles=never', '--cache=auto']
 
 /** A command line from the environment, to which virtiofsd's arguments are added. */
-function programFrom(variable: 'PEER' | 'OURS' | 'OTHER'): readonly string[] | undefined {
+export function programFrom(variable: 'PEER' | 'OURS' | 'OTHER'): readonly string[] | undefined {
   const words = (process.env[variable] ?? '').split(' ').filter(word => word !== '')
   return words.length > 0 ? words : undefined
 }

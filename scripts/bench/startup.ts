@@ -6,19 +6,19 @@
  *
  * On a machine that does other things too, `chrt -r 1 node ...` keeps them out of the figures.
  *
- * Our daemon is PROGRAM (default: the bundle, which `npm run build` makes). The peer is started by the script that PEER names,
- * `$PEER SOCKET SHARED_DIR`; without it, by /work/peer/run-peer.sh; if neither is there, not at all.
+ * Our daemon is PROGRAM (default: the bundle, which `npm run build` makes). PEER is Rust
+ * virtiofsd's command line; without it only ours is measured. Both run with --sandbox none.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { packageFile } from '../../src/native/addon.js'
+import { programFrom } from './contestants.js'
 
 const READY = 'Waiting for vhost-user socket connection'
 const READY_LIMIT_MS = 20_000
 const DEFAULT_RUNS = 21
-const DEFAULT_PEER = '/work/peer/run-peer.sh'
 /** Kernel clock ticks of /proc/PID/stat: USER_HZ, 100 on every Linux Node runs on. */
 const TICK_MS = 10
 
@@ -101,13 +101,13 @@ async function main(): Promise<void> {
     dashes < 0
       ? [process.execPath, packageFile('dist', 'bundle', 'bin', 'virtiofsd.js')]
       : words.slice(dashes + 1)
-  const ours = [...program, '--socket-path', socket, '--shared-dir', folder, '--sandbox', 'none']
-  const peer = process.env.PEER ?? DEFAULT_PEER
+  const args = ['--socket-path', socket, '--shared-dir', folder, '--sandbox', 'none']
+  const peer = programFrom('PEER')
   const samples: Sample[] = []
   const peerSamples: Sample[] = []
   for (let i = 0; i < runs; i++) {
-    samples.push(await measure(ours))
-    if (existsSync(peer)) peerSamples.push(await measure([peer, socket, folder]))
+    samples.push(await measure([...program, ...args]))
+    if (peer !== undefined) peerSamples.push(await measure([...peer, ...args]))
   }
   const result = { bench: 'startup', runs, ours: medians(samples) }
   if (peerSamples.length === 0) {

@@ -1,7 +1,7 @@
 /**
  * The DAX window of one guest: which bytes of which files are where, and when they must not be.
  *
- * Rules, each observed on QEMU 11.1 (reference/dax-qemu.md 1.5, 1.6):
+ * Rules, each observed on QEMU 11.1:
  * - a mapping needs a descriptor that can write, whole pages, and a file that has them at that moment; the tail of
  *   a page past the end of the file is no harm later. So a file with an odd end is made longer for the moment.
  * - an empty file is never mapped as it is: QEMU would make it longer itself.

@@ -6,7 +6,7 @@
  * QEMU answers a mapping before it has carried it out, so a request without effect follows each: when
  * that one is answered, the former is done. Meanwhile QEMU itself asks on the main socket (each mapping
  * is a memory region) and waits for us: that socket is served while we wait.
- * Source: QEMU docs/interop/vhost-user.rst; reference/dax-qemu.md 1.2, 1.5.
+ * Source: QEMU docs/interop/vhost-user.rst, and what QEMU 11.1 was seen to do.
  */
 import { Errno } from '../../protocol/errno.js'
 import {

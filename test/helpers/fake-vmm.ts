@@ -1,6 +1,6 @@
 /**
  * The part of a VMM that has a DAX window: it keeps the window in memory as QEMU 11.1 does, answers on the
- * back-end channel, and checks every rule of reference/dax-qemu.md. Encoders and decoders by hand.
+ * back-end channel, and checks every rule that src/dax/window.ts keeps. Encoders and decoders by hand.
  */
 import { fstatSync, ftruncateSync, readSync, writeSync } from 'node:fs'
 import { native } from '../../src/native/addon.js'
