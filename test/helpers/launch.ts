@@ -1,17 +1,51 @@
 /** The daemon as a launcher starts it, and a guest's driver on its socket. */
-import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, realpathSync, rmSync, writeFileSync } from 'node:fs'
+import { type ChildProcess, execFileSync, type SpawnOptions, spawn } from 'node:child_process'
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  realpathSync,
+  rmdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import type { ExecutionContext } from 'ava'
 import { native, packageFile } from '../../src/native/addon.js'
 import { FrontEnd } from './front-end.js'
 import { FuseClient } from './fuse-client.js'
 
 export const READY = 'Waiting for vhost-user socket connection'
+
+/**
+ * The package where every user reaches it. A checkout below a folder of one's own (root's home) is bound to
+ * another place for as long as this process lives.
+ */
+function packageForEveryone(): string {
+  const root = packageFile()
+  let reachable = true
+  for (let folder = root; folder !== '/'; folder = dirname(folder))
+    if ((statSync(folder).mode & 0o001) === 0) reachable = false
+  if (reachable || process.geteuid?.() !== 0) return root
+  const place = mkdtempSync(join(tmpdir(), 'virtiofsd-package-'))
+  chmodSync(place, 0o755)
+  execFileSync('mount', ['--bind', root, place])
+  process.on('exit', () => {
+    execFileSync('umount', ['-l', place])
+    rmdirSync(place)
+  })
+  const shim = process.env.VIRTIOFSD_NATIVE
+  if (shim?.startsWith(`${root}/`) === true)
+    process.env.VIRTIOFSD_NATIVE = join(place, shim.slice(root.length))
+  return place
+}
+
 export const PROGRAM: readonly string[] = [
   process.execPath,
-  packageFile('dist', 'src', 'bin', 'virtiofsd.js'),
+  join(packageForEveryone(), 'dist', 'src', 'bin', 'virtiofsd.js'),
 ]
 /** For what takes a fraction of a second on an idle machine. */
 const LIMIT_MS = 30_000
