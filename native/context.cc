@@ -126,6 +126,7 @@ const HotCall kCoreCalls[] = {
     {"copyIn", callCopyIn}, {"copyOut", callCopyOut}, {"readv", callReadv},
     {"writev", callWritev}, {"submit", callSubmit},   {"reap", callReap},
     {"wait", callWait},     {"eventSignal", callEventSignal}, {"markDirty", callMarkDirty},
+    {"pollNow", callPollNow},
 };
 
 size_t roundUp(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }

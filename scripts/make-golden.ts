@@ -153,6 +153,7 @@ function serve({ listener, folder }: Shared): void {
     migration: DEFAULT_MIGRATION_OPTIONS,
     nodeDescriptors: 100,
     openFiles: 100,
+    keptInodes: 0,
   })
   fs.start()
   let device: Device

@@ -40,6 +40,7 @@ export const SYSCALLS: Readonly<Record<string, SyscallNumbers>> = {
   exit_group: { x64: 231, arm64: 94 },
   faccessat2: { x64: 439, arm64: 439 },
   fallocate: { x64: 285, arm64: 47 },
+  fanotify_mark: { x64: 301, arm64: 263 },
   fchdir: { x64: 81, arm64: 50 },
   fchmod: { x64: 91, arm64: 52 },
   fchmodat: { x64: 268, arm64: 53 },

@@ -24,7 +24,10 @@ async function main(): Promise<number> {
 async function serve(options: DaemonOptions): Promise<number> {
   const { DeviceThread } = await import('../daemon/device-thread.js')
   // Reads that would block need a thread; 0 means no more of them than that.
-  const device = new DeviceThread({ poolThreads: Math.max(1, options.threadPoolSize) })
+  const device = new DeviceThread({
+    poolThreads: Math.max(1, options.threadPoolSize),
+    watchesChanges: options.metadataCache > 0,
+  })
   const { makeLog } = await import('../daemon/log.js')
   const { runDaemon } = await import('../daemon/daemon.js')
   const log = makeLog(options.logLevel, options.syslog)

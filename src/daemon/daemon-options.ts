@@ -60,6 +60,8 @@ export interface DaemonOptions {
   readonly pollUs: number
   /** undefined: as many as the limit of descriptors suggests. */
   readonly nodeDescriptors: number | undefined
+  /** Inodes whose attributes and names are kept at most; 0: none. */
+  readonly metadataCache: number
   readonly reconnect: boolean
   /** Bytes of the DAX window; undefined: there is none. */
   readonly daxWindow: number | undefined

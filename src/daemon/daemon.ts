@@ -145,6 +145,7 @@ function threadOptions(
         confirmPaths: options.migrationConfirmPaths,
       },
       nodeDescriptors: nodeDescriptors(options.nodeDescriptors, descriptors),
+      keptInodes: options.metadataCache,
       openFiles: Math.max(16, descriptors - RESERVED_DESCRIPTORS),
     },
   }

@@ -280,6 +280,12 @@ export const HEADINGS: readonly Heading[] = [
         help: 'most descriptors kept open for files the guest knows, 64 to 1048576 (default: an eighth of the limit, at most 32768)',
       },
       {
+        name: 'metadata-cache',
+        takes: 'word',
+        value: 'N',
+        help: 'inodes whose attributes and names the daemon keeps at most, where the kernel tells of changes by others (fanotify); 0 turns it off, at most 1048576 (default 32768)',
+      },
+      {
         name: 'reconnect',
         takes: 'none',
         help: 'listen again when the front end goes, instead of ending',

@@ -41,6 +41,8 @@ const MAX_POOL_THREADS = 256
 const MAX_POLL_US = 1_000_000
 const MAX_QUEUES = 64
 const MIN_NODE_DESCRIPTORS = 64
+const DEFAULT_METADATA_CACHE = 32_768
+const MAX_METADATA_CACHE = 1_048_576
 const MAX_NODE_DESCRIPTORS = 1_048_576
 const MAX_INT = 2 ** 31 - 1
 
@@ -187,6 +189,8 @@ function processOptions(
       MIN_NODE_DESCRIPTORS,
       MAX_NODE_DESCRIPTORS,
     ),
+    metadataCache:
+      optionalNumber(given, 'metadata-cache', 0, MAX_METADATA_CACHE) ?? DEFAULT_METADATA_CACHE,
     reconnect: given.has('reconnect'),
     ...daxOptions(given, warnings),
   }

@@ -28,7 +28,7 @@ const ALLOWED = [
   // Files.
   'access copy_file_range faccessat2 fallocate fchdir fchmod fchmodat fchmodat2 fchown fchownat fdatasync',
   'fgetxattr flistxattr flock fremovexattr fsetxattr fstat fstatfs fsync ftruncate getcwd getdents64 getxattr',
-  'inotify_add_watch inotify_init1 inotify_rm_watch',
+  'fanotify_mark inotify_add_watch inotify_init1 inotify_rm_watch',
   'lgetxattr linkat listxattr lseek lsetxattr mkdirat mknodat name_to_handle_at newfstatat open',
   'open_by_handle_at openat openat2 pread64 preadv preadv2 pwrite64 pwritev pwritev2 readlink readlinkat',
   'removexattr renameat2 setxattr statfs statx symlinkat syncfs umask unlink unlinkat utimensat',

@@ -228,7 +228,10 @@ export class Device implements VhostDevice {
   #serveBatch(queue: Virtqueue): void {
     const { index } = queue
     this.counters.batches++
-    for (let i = 0; i < BATCH; i++) {
+    // Only what was asked before this may be answered with what is kept.
+    const most = Math.min(queue.available, BATCH)
+    this.#server.fs.renew()
+    for (let i = 0; i < most; i++) {
       const head = queue.pop()
       if (head === EMPTY) break
       this.counters.requests++

@@ -9,6 +9,7 @@ import { Opcode } from '../../protocol/fuse/opcodes.js'
 import type { DaxOptions } from '../dax/options.js'
 import { FileWatcher } from '../dax/watcher.js'
 import { Window } from '../dax/window.js'
+import { HostChanges } from '../filesystems/host/host-changes.js'
 import { HostFileSystem } from '../filesystems/host/host-filesystem.js'
 import type { HostOptions } from '../filesystems/host/options.js'
 import {
@@ -33,6 +34,8 @@ import { tracer } from './trace.js'
 /** What the thread is started with. */
 export interface ThreadStart {
   readonly poolThreads: number
+  /** Changes that others make are watched, so that metadata can be kept. */
+  readonly watchesChanges: boolean
 }
 
 /** What it is told when it may serve. */
@@ -68,8 +71,17 @@ function post(message: ThreadMessage): void {
 }
 
 /** Isolated or not, from here on: what needs /proc is done already. */
-function main(context: Context, options: ThreadOptions): void {
+function main(
+  context: Context,
+  changes: HostChanges | number | undefined,
+  options: ThreadOptions,
+): void {
   const log: Log = (level, message) => post({ type: 'log', level, message })
+  if (typeof changes === 'number')
+    log(
+      'info',
+      `no metadata is kept: changes by others cannot be watched (fanotify_init: ${errnoName(changes)}); Linux 5.13, or CAP_SYS_ADMIN, makes it possible`,
+    )
   // A umask of its own for this thread: the guest's is applied to what it creates.
   const shared = context.unshareFs()
   if (shared < 0) {
@@ -80,7 +92,8 @@ function main(context: Context, options: ThreadOptions): void {
     return
   }
   context.umask(0)
-  const fs = new HostFileSystem(context, SCRATCH_AT, options.host)
+  const watched = typeof changes === 'number' ? undefined : changes
+  const fs = new HostFileSystem(context, SCRATCH_AT, options.host, watched)
   const fault = fs.start()
   if (fault < 0) {
     post({ type: 'ended', violation: fs.startFault })
@@ -182,9 +195,10 @@ function accept(context: Context, { listenerFd, reconnect }: ThreadOptions): num
   }
 }
 
-function start({ poolThreads }: ThreadStart): void {
+function start({ poolThreads, watchesChanges }: ThreadStart): void {
   const context = new Context({ arenaBytes: ARENA_BYTES, maxSegments: MAX_SEGMENTS, poolThreads })
-  parentPort?.once('message', (options: ThreadOptions) => main(context, options))
+  const changes = watchesChanges ? HostChanges.open(context) : undefined
+  parentPort?.once('message', (options: ThreadOptions) => main(context, changes, options))
   post({ type: 'loaded' })
 }
 

@@ -200,7 +200,9 @@ export class FuseServer implements Suspender {
     if (request.replyRoom < operation.replyBytes) return -Errno.EINVAL
     if (operation.writes === true && this.fs.capabilities.readOnly) return -Errno.EROFS
     try {
-      return operation.run(this.#call)
+      const outcome = operation.run(this.#call)
+      if (operation.writes === true) this.fs.renew()
+      return outcome
     } catch (cause) {
       this.#options.onFault(
         `${opcodeName(request.opcode)} of node ${request.nodeid} failed inside the daemon`,

@@ -87,6 +87,7 @@ export interface HotCalls {
   submit(): void
   reap(): void
   wait(): void
+  pollNow(): void
   markDirty(): void
   fdLink(): void
 }
@@ -157,6 +158,20 @@ export interface RawContext extends HotCalls {
   /** Watches the file behind `fd` for IN_MODIFY (data or size). The watch's id. ENOSPC: the limit of watches. */
   inotifyAdd(inotifyFd: number, fd: number): number
   inotifyRemove(inotifyFd: number, id: number): number
+
+  /**
+   * A fanotify group that reports inodes by file handle (FAN_REPORT_FID), non-blocking and close-on-exec;
+   * the caller's. Without limits where CAP_SYS_ADMIN allows it. Errors: EPERM Linux before 5.13 without that
+   * capability; EINVAL before 5.1; EMFILE the limit of groups.
+   */
+  fanotifyInit(): number
+  /**
+   * Adds `mask` (FAN_*) to what is reported of the inode behind `fd`, or takes it away. Errors: ENOSPC the limit of
+   * marks; ENODEV, EOPNOTSUPP, EXDEV this file system has no handles to report by; EACCES it may not be read; ENOENT.
+   */
+  fanotifyMark(group: number, fd: number, mask: number, add: boolean): number
+  /** Takes all marks away. */
+  fanotifyClear(group: number): number
 
   /**
    * The bitmap of pages written: `bytes` bytes of `fd` from `fdOffset` on, one bit for each 4 KiB of guest

@@ -182,6 +182,14 @@ export class Context {
   }
 
   /**
+   * poll(2) of two descriptors (-1: none) without waiting. Bit 0: the first has something to read; bit 1: the
+   * second has something exceptional to tell (POLLPRI, as /proc/self/mountinfo after a change).
+   */
+  pollNow(first: number, second: number): number {
+    return this.#call2(this.raw.pollNow, first, second)
+  }
+
+  /**
    * Signals a call descriptor: adds 1 to an eventfd, writes 8 bytes to a pipe or socket. `kind` is what
    * `native.signalKind` said of it. Never blocks, unless an eventfd's kind is wrong.
    */

@@ -83,6 +83,12 @@ export interface FileSystem {
   destroy(): void
 
   /**
+   * What the back end keeps of things that others change too may be out of date from here on. Called before
+   * requests that have come are carried out, and after each operation that changes something.
+   */
+  renew(): void
+
+  /**
    * Finds `name` in directory `parent`. `.` and `..` arrive only for NFS-style reconnects and never
    * leave the share. Errors: ESTALE `parent` is gone; ENOTDIR; ENAMETOOLONG; ENOENT.
    * A back end may answer 0 with `entry.nodeid` 0 and a time limit: a negative entry to be cached.

@@ -23,6 +23,7 @@ export class UnsupportedFileSystem {
   readonly capabilities: Capabilities = NO_CAPABILITIES
   init(_negotiated: Negotiated): void {}
   destroy(): void {}
+  renew(): void {}
   forget(_nodeid: number, _nlookup: number): void {}
   lookup(..._: Parameters<FileSystem['lookup']>): Outcome {
     return ENOSYS

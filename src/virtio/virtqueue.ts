@@ -140,6 +140,11 @@ export class Virtqueue {
     return this.up && !this.broken && Atomics.load(this.#avail, 1) !== this.#nextAvail
   }
 
+  /** How many chains the driver has made available; more than there can be when it broke the ring. */
+  get available(): number {
+    return this.up && !this.broken ? (Atomics.load(this.#avail, 1) - this.#nextAvail) & 0xffff : 0
+  }
+
   /**
    * Takes the next available chain into the shared `Chain`. Returns its head, EMPTY or VIOLATION.
    * After VIOLATION with `violationHead >= 0` the caller gives the head back with no bytes written.

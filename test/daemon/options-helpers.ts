@@ -47,6 +47,7 @@ export const defaults: DaemonOptions = {
   numRequestQueues: 1,
   pollUs: 50,
   nodeDescriptors: undefined,
+  metadataCache: 32_768,
   reconnect: false,
   daxWindow: undefined,
   dax: 'never',

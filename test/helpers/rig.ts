@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import type { ExecutionContext } from 'ava'
 import { Device, Token } from '../../src/device/device.js'
 import type { TransferLimits } from '../../src/device/state-transfer.js'
+import { HostChanges } from '../../src/filesystems/host/host-changes.js'
 import { HostFileSystem } from '../../src/filesystems/host/host-filesystem.js'
 import { DEFAULT_HOST_OPTIONS, type HostOptions } from '../../src/filesystems/host/options.js'
 import {
@@ -36,6 +37,8 @@ export interface RigOptions {
   /** The shared directory, the test's own; by default one that goes with the rig. */
   readonly folder?: string
   readonly transferLimits?: TransferLimits
+  /** Metadata is kept; without it the host is asked each time. */
+  readonly keepsMetadata?: boolean
 }
 
 export class Rig {
@@ -50,16 +53,21 @@ export class Rig {
   closed = false
   readonly #socket: number
   readonly #ownsFolder: boolean
+  readonly #changes: HostChanges | undefined
 
   constructor(options: RigOptions = {}) {
     this.folder = options.folder ?? mkdtempSync(join(tmpdir(), 'virtiofsd-rig-'))
     this.#ownsFolder = options.folder === undefined
     this.context = new Context({ arenaBytes: ARENA_BYTES, maxSegments: 33024, poolThreads: 4 })
-    this.fs = new HostFileSystem(this.context, SCRATCH_AT, {
-      ...DEFAULT_HOST_OPTIONS,
-      sharedDir: this.folder,
-      ...options.host,
-    })
+    const changes = options.keepsMetadata === true ? HostChanges.open(this.context) : undefined
+    if (typeof changes === 'number') throw new Error(`fanotify: ${changes}`)
+    this.#changes = changes
+    this.fs = new HostFileSystem(
+      this.context,
+      SCRATCH_AT,
+      { ...DEFAULT_HOST_OPTIONS, sharedDir: this.folder, ...options.host },
+      changes,
+    )
     const fault = this.fs.start()
     if (fault < 0) throw new Error(`cannot open ${this.folder}: ${fault}`)
     this.server = new FuseServer(this.context, this.fs, {
@@ -133,6 +141,7 @@ export class Rig {
     this.end()
     this.front.close()
     this.fs.dispose()
+    this.#changes?.close()
     this.context.dispose()
     if (this.#ownsFolder) rmSync(this.folder, { recursive: true, force: true })
   }

@@ -105,6 +105,7 @@ export function open(
   if (fd < 0) return fd
   if (killSuid && (flags & O_TRUNC) !== 0) dropSetId(host, fd)
   if ((flags & O_TRUNC) !== 0) {
+    host.metadata.renew()
     const kept = host.dropCapabilities(fd)
     if (kept < 0) {
       host.context.close(fd)

@@ -8,7 +8,7 @@ import type { DirectorySink } from '../../vfs/request.js'
 import { HostHandle } from './handles.js'
 import type { HostNode } from './node.js'
 import { ENTRIES_AT, ENTRIES_BYTES } from './scratch.js'
-import type { HostState } from './state.js'
+import { type HostState, UNKNOWN } from './state.js'
 import { STATX_WANTED } from './stat.js'
 
 /** Bytes of linux_dirent64 before the name. */
@@ -41,6 +41,8 @@ export function readdir(
   const handle = host.handle(fh, true)
   if (handle === undefined) return host.noHandle(fh)
   const { context } = host
+  // A mark now makes what is learned of the names right.
+  if (sink.plus) host.metadata.askedName(handle.node)
   const from = host.scratchAt + ENTRIES_AT
   let seek = handle.cookieLow !== cookieLow || handle.cookieHigh !== cookieHigh ? 1 : 0
   let low = cookieLow
@@ -120,7 +122,12 @@ function fillEntry(
   nameBytes: number,
   sink: DirectorySink,
 ): boolean {
-  const answer = host.context.statx(handle.fd, nameAt, 0, STATX_WANTED, host.statAt)
-  if (answer < 0) return false
-  return host.fillEntry(sink.entry, handle.node, nameAt, nameBytes, handle.fd, nameAt) >= 0
+  const { node, fd } = handle
+  const { entry } = sink
+  const kept = host.fillKeptEntry(entry, node, nameAt, nameBytes)
+  if (kept !== UNKNOWN) return kept >= 0
+  const answer = host.context.statx(fd, nameAt, 0, STATX_WANTED, host.statAt)
+  if (answer < 0 || host.fillEntry(entry, node, nameAt, nameBytes, fd, nameAt) < 0) return false
+  host.metadata.learnName(node, nameAt, nameBytes, host.nodes.get(entry.nodeid)!)
+  return true
 }

@@ -40,7 +40,9 @@ import { NO_CAPABILITIES, UnsupportedFileSystem } from '../../vfs/unsupported.js
 import * as data from './data.js'
 import * as directory from './directory.js'
 import * as namespace from './namespace.js'
+import type { HostChanges } from './host-changes.js'
 import { FORBIDDEN_ID } from './id-translation.js'
+import type { MetadataCache } from './metadata-cache.js'
 import type { HostNode } from './node.js'
 import { HostMigration } from './migration.js'
 import type { HostOptions } from './options.js'
@@ -61,13 +63,19 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
   #startFault = ''
 
   /**
-   * `scratchAt`: SCRATCH_BYTES of the context's arena, the same as `Request.scratchAt`. Call `start` next.
+   * `scratchAt`: SCRATCH_BYTES of the context's arena, the same as `Request.scratchAt`. `changes`: the caller's;
+   * without it no metadata is kept. Call `start` next.
    * Errors thrown: XattrMapError, IdTranslationError; posixAcl together with a translation.
    */
-  constructor(context: Context, scratchAt: number, options: HostOptions) {
+  constructor(
+    context: Context,
+    scratchAt: number,
+    options: HostOptions,
+    changes?: HostChanges | undefined,
+  ) {
     super()
     this.#context = context
-    this.#host = new HostState(context, scratchAt, options)
+    this.#host = new HostState(context, scratchAt, options, changes)
     this.migration = new HostMigration(this.#host)
     this.mappable = {
       owned: false,
@@ -113,6 +121,12 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
     return this.#startFault
   }
 
+  /** What was kept and used of metadata, for tests and the log. */
+  get metadataCounters(): Readonly<MetadataCache['counters']> & { readonly kept: number } {
+    const { counters, size } = this.#host.metadata
+    return { ...counters, kept: size }
+  }
+
   /** Descriptors kept for nodes and mounts, open files not counted. */
   get nodeDescriptorCount(): number {
     return this.#host.nodes.openDescriptors
@@ -130,11 +144,17 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
 
   override init(negotiated: Negotiated): void {
     this.#host.negotiated = negotiated
+    this.#host.metadata.filesUnseen = negotiated.dax !== undefined
+  }
+
+  override renew(): void {
+    this.#host.metadata.renew()
   }
 
   override destroy(): void {
-    const { handles, nodes } = this.#host
+    const { handles, metadata, nodes } = this.#host
     handles.clear(handle => this.#host.closeHandle(handle))
+    metadata.clear()
     nodes.clear()
   }
 
@@ -157,12 +177,15 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
 
   override forget(nodeid: number, nlookup: number): void {
     const node = this.#node(nodeid)
-    if (node !== undefined) this.#host.nodes.forget(node, nlookup)
+    if (node === undefined) return
+    this.#host.nodes.forget(node, nlookup)
+    this.#host.metadata.forgotten(node)
   }
 
   override getattr(_request: Request, nodeid: number, fh: number, attr: Attributes): Outcome {
     const node = this.#node(nodeid)
     if (node === undefined) return STALE
+    if (this.#host.fillKept(attr, node)) return 0
     const fault = this.#stat(node, fh)
     if (fault < 0) return fault
     this.#host.fillAttributes(attr, node)
@@ -239,7 +262,9 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
     const node = this.#node(nodeid)
     if (node === undefined) return STALE
     const path = this.#host.nodes.fdOf(node)
-    return path < 0 ? path : this.#context.readlink(path, out.at, out.bytes)
+    if (path < 0) return path
+    this.#host.metadata.willRead(node)
+    return this.#context.readlink(path, out.at, out.bytes)
   }
 
   override access(request: Request, nodeid: number, mask: number): Outcome {
@@ -482,6 +507,7 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
       command === FS_IOC_FSSETXATTR ||
       command === FS_IOC_ENABLE_VERITY
     if (changes && this.capabilities.readOnly) return -Errno.EROFS
+    if (changes) this.#host.metadata.willChange(handle.node)
     // In and out share one buffer, as in the system call.
     const { bytes } = this.#context
     bytes.copyWithin(out.at, input.at, input.at + Math.min(input.bytes, out.bytes))

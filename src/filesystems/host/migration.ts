@@ -68,7 +68,9 @@ export class HostMigration implements Migratable {
   }
 
   saveTree(): TreeState {
-    const { nodes, handles } = this.#host
+    const { nodes, handles, metadata } = this.#host
+    // Nodes that only this keeps stay here.
+    metadata.clear()
     return {
       mode: this.#options.mode,
       rootHandle: this.#sendsHandles ? this.#handleOf(nodes.root.fd, EMPTY_PATH) : '',

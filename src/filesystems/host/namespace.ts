@@ -12,6 +12,7 @@ import {
   S_IFREG,
 } from '../../../protocol/linux/constants.js'
 import { statx } from '../../../protocol/linux/statx.js'
+import { isDotName } from '../../../protocol/fuse/names.js'
 import { EMPTY_PATH } from '../../native/context.js'
 import type { Outcome } from '../../vfs/filesystem.js'
 import type { EntryReply, OpenReply } from '../../vfs/replies.js'
@@ -19,17 +20,28 @@ import type { Name, Request } from '../../vfs/request.js'
 import { adoptFile, hostOpenFlags, open } from './data.js'
 import type { HostNode } from './node.js'
 import { outOfDescriptors } from './nodes.js'
-import type { HostState } from './state.js'
+import { type HostState, UNKNOWN } from './state.js'
 import { STATX_WANTED } from './stat.js'
 import { setxattr } from './xattrs.js'
 
 /** Finds `name` in `parent`: node, lookup and attributes go to `entry`. */
 export function lookup(host: HostState, parent: HostNode, name: Name, entry: EntryReply): Outcome {
+  const kept = host.fillKeptEntry(entry, parent, name.at, name.bytes)
+  if (kept !== UNKNOWN) return kept
   const dir = host.nodes.fdOf(parent)
   if (dir < 0) return dir
+  const { metadata } = host
+  // `.` and `..` are no names of a node.
+  const learns = metadata.askedName(parent) && !isDotName(host.context.bytes, name.at, name.bytes)
   const fault = host.statName(dir, name)
-  if (fault < 0) return fault
-  return host.fillEntry(entry, parent, name.at, name.bytes, dir, name.at)
+  if (fault < 0) {
+    if (learns && fault === -Errno.ENOENT) metadata.learnName(parent, name.at, name.bytes, null)
+    return fault
+  }
+  const outcome = host.fillEntry(entry, parent, name.at, name.bytes, dir, name.at)
+  if (learns && outcome >= 0)
+    metadata.learnName(parent, name.at, name.bytes, host.nodes.get(entry.nodeid)!)
+  return outcome
 }
 
 /**

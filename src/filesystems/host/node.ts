@@ -1,5 +1,6 @@
 /** One inode of a host tree that the guest knows, and the mount it lies on. */
 import type { NodeBase } from '../../vfs/node-table.js'
+import type { KeptInode } from './metadata-cache.js'
 
 /** A mount as nodes see it. On btrfs each subvolume, having a device number of its own, counts as one. */
 export class HostMount {
@@ -14,6 +15,10 @@ export class HostMount {
   handleUsers = 0
   /** It was found that handles do not work here. */
   withoutHandles = false
+  /** f_fsid of statfs(2), each byte a character; '' until something of the mount is kept (metadata-cache.ts). */
+  fsid = ''
+  noAtime = false
+  relAtime = false
 
   constructor(index: number, devMajor: number, devMinor: number, id: number) {
     this.index = index
@@ -48,6 +53,10 @@ export class HostNode implements NodeBase {
   nameless = false
   /** Descriptors of open files on this node; the last can stand in for `fd`. */
   openFds: number[] | undefined = undefined
+  /** Times the host was asked for it while nothing of it was kept. */
+  asks = 0
+  /** What is kept of it; see metadata-cache.ts. */
+  kept: KeptInode | undefined = undefined
   /** File handle, as `FileHandles.read` gives it; undefined when none was taken. */
   handle: string | undefined = undefined
 

@@ -33,6 +33,8 @@ export interface HostOptions {
   readonly inodeFileHandles: InodeFileHandles
   /** Open files and directories at most; past it ENFILE. Nodes keep fewer descriptors as these grow. */
   readonly openFiles: number
+  /** Inodes whose attributes and names are kept at most, where changes by others are told; 0: none. */
+  readonly keptInodes: number
   readonly migration: MigrationOptions
 }
 
@@ -47,6 +49,7 @@ export const DEFAULT_HOST_OPTIONS: Omit<HostOptions, 'sharedDir'> = {
   nodeDescriptors: 4096,
   inodeFileHandles: 'prefer',
   openFiles: 65536,
+  keptInodes: 32768,
   migration: DEFAULT_MIGRATION_OPTIONS,
 }
 

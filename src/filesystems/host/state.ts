@@ -8,6 +8,8 @@ import type { Attributes, EntryReply } from '../../vfs/replies.js'
 import type { Name } from '../../vfs/request.js'
 import { Caller } from './caller.js'
 import type { HostHandle } from './handles.js'
+import type { HostChanges } from './host-changes.js'
+import { MetadataCache } from './metadata-cache.js'
 import { Mounts } from './mounts.js'
 import { type IdTranslation, parseTranslate } from './id-translation.js'
 import type { HostNode } from './node.js'
@@ -17,6 +19,9 @@ import { NAME_AT, STAT_AT } from './scratch.js'
 import { readAttributes, STATX_WANTED } from './stat.js'
 import { parseXattrMap, type XattrMap } from './xattrmap.js'
 
+/** Nothing is kept that answers: the host must be asked. No -errno. */
+export const UNKNOWN = 1
+
 const FILE_CAPABILITIES = 'security.capability'
 
 export class HostState {
@@ -25,6 +30,7 @@ export class HostState {
   readonly nodes: HostNodes
   readonly handles = new HandleTable<HostHandle>()
   readonly mounts: Mounts
+  readonly metadata: MetadataCache
   readonly caller: Caller
   readonly scratchAt: number
   readonly validSec: number
@@ -38,7 +44,12 @@ export class HostState {
   negotiated: Negotiated | undefined
 
   /** Errors thrown: XattrMapError, IdTranslationError; posixAcl together with a translation. */
-  constructor(context: Context, scratchAt: number, options: HostOptions) {
+  constructor(
+    context: Context,
+    scratchAt: number,
+    options: HostOptions,
+    changes: HostChanges | undefined,
+  ) {
     this.context = context
     this.options = options
     this.scratchAt = scratchAt
@@ -49,6 +60,14 @@ export class HostState {
       options.inodeFileHandles,
     )
     this.mounts = new Mounts(context, scratchAt)
+    this.metadata = new MetadataCache(
+      context,
+      scratchAt,
+      this.nodes,
+      this.mounts,
+      changes,
+      options.keptInodes,
+    )
     this.validSec = CACHE_SECONDS[options.cache]
     this.xattr = options.xattr || options.xattrmap !== undefined
     this.xattrMap = options.xattrmap === undefined ? undefined : parseXattrMap(options.xattrmap)
@@ -93,9 +112,22 @@ export class HostState {
     return this.context.statx(dirFd, name.at, 0, STATX_WANTED, this.statAt)
   }
 
-  /** Attributes from the struct statx at `statAt`; `parent` tells where another mount begins. */
+  /** Attributes from the struct statx at `statAt`, which the host was just asked for. */
   fillAttributes(attr: Attributes, node: HostNode): void {
-    readAttributes(this.context.view, this.statAt, attr)
+    this.#fillFrom(this.context.view, this.statAt, attr, node)
+    this.metadata.learn(node, this.statAt)
+  }
+
+  /** Attributes from what is kept of the node; false: nothing is. */
+  fillKept(attr: Attributes, node: HostNode): boolean {
+    const at = this.metadata.find(node)
+    if (at < 0) return false
+    this.#fillFrom(this.metadata.view, at, attr, node)
+    return true
+  }
+
+  #fillFrom(view: DataView, at: number, attr: Attributes, node: HostNode): void {
+    readAttributes(view, at, attr)
     if (this.uids !== undefined) attr.uid = this.uids.toGuest(attr.uid)
     if (this.gids !== undefined) attr.gid = this.gids.toGuest(attr.gid)
     // virtiofs in the guest heeds the mark whether or not INIT's answer says that there are any.
@@ -108,6 +140,26 @@ export class HostState {
     this.negotiated?.dax?.describe(node.nodeid, attr)
     attr.validSec = this.validSec
     attr.validNsec = 0
+  }
+
+  /**
+   * Finds `name` in `parent` by what is kept: 0 and the entry has a lookup, -ENOENT, or UNKNOWN.
+   */
+  fillKeptEntry(entry: EntryReply, parent: HostNode, nameAt: number, nameBytes: number): number {
+    const node = this.metadata.findName(parent, nameAt, nameBytes)
+    if (node === undefined) return UNKNOWN
+    if (node === null) return -Errno.ENOENT
+    if (!this.fillKept(entry.attr, node)) return UNKNOWN
+    this.nodes.table.addLookup(node)
+    this.#nameEntry(entry, node)
+    return 0
+  }
+
+  #nameEntry(entry: EntryReply, node: HostNode): void {
+    entry.nodeid = node.nodeid
+    entry.generation = 0
+    entry.entryValidSec = this.validSec
+    entry.entryValidNsec = 0
   }
 
   /**
@@ -124,10 +176,7 @@ export class HostState {
   ): number {
     const node = this.nodes.adopt(this.statAt, parent, nameAt, nameBytes, fd, fdNameAt)
     if (node === undefined) return this.nodes.handles.fault
-    entry.nodeid = node.nodeid
-    entry.generation = 0
-    entry.entryValidSec = this.validSec
-    entry.entryValidNsec = 0
+    this.#nameEntry(entry, node)
     this.fillAttributes(entry.attr, node)
     return 0
   }
@@ -175,6 +224,7 @@ export class HostState {
     if (fd < 0) return
     if (node.openFds === undefined) node.openFds = [fd]
     else node.openFds.push(fd)
+    this.metadata.willRead(node)
     this.#divide()
   }
 

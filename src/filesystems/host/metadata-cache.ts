@@ -1,0 +1,373 @@
+/**
+ * Attributes and names of inodes the guest asks for again and again, kept so that the host need not be asked.
+ *
+ * What is kept is never out of date. An inode that was asked for WARM_ASKS times gets a fanotify mark; from then
+ * on its struct statx is kept until an event says that it changed, and events are looked for before an answer is
+ * taken from here: once for each batch of requests (`renew`), and again after every operation of the guest that
+ * changes something. That look is the only system call a kept answer costs.
+ *
+ * Names are kept for directories with a mark; any change of names in one, and any change of mounts, makes all of
+ * them unknown. An inode that changes more often than it is asked for loses its mark, and must be asked for more
+ * often before it has another.
+ *
+ * Not kept: what no event tells of (see host-changes.ts). The guest's own reads change access times by the rules
+ * of `relatime`: attributes of a file that is open are kept only when no read changes its access time.
+ */
+import { type ChangeSink, FAN, MAX_KEY_BYTES } from '../../../protocol/linux/fanotify.js'
+import { S_IFDIR, S_IFLNK, S_IFREG } from '../../../protocol/linux/constants.js'
+import { statx } from '../../../protocol/linux/statx.js'
+import { type Context, EMPTY_PATH } from '../../native/context.js'
+import { FILES_CHANGED, type HostChanges, MOUNTS_CHANGED, NAME_EVENTS } from './host-changes.js'
+import type { Mounts } from './mounts.js'
+import type { HostMount, HostNode } from './node.js'
+import type { HostNodes } from './nodes.js'
+import { KeptNames, WARM_ASKS } from './kept-names.js'
+import { OTHER_AT } from './scratch.js'
+
+/** Asks that an inode takes again, when it lost its mark because it changed. */
+const WARM_AGAIN_ASKS = 64
+/** Worth of an inode: one more with each answer from here, less with each change; below 0 it loses its mark. */
+const FIRST_WORTH = 16
+const MOST_WORTH = 64
+const CHANGE_COSTS = 8
+/** How many are looked at, and what each loses, when room for another is wanted. */
+const EVICTION_LOOKS = 8
+const EVICTION_COSTS = 8
+
+const STATX_BYTES = 256
+/** statfs(2): eight-byte words. */
+const STATFS_FSID = 7 * 8
+const STATFS_FLAGS = 10 * 8
+const ST_NOATIME = 1024
+const ST_RELATIME = 4096
+/** relatime: an access time older than this is brought up to date. Less than the kernel's 24 hours, to be safe. */
+const RELATIME_SECONDS = 23 * 3600
+
+const F = statx.f
+
+/** An inode with a mark. */
+export class KeptInode {
+  readonly node: HostNode
+  readonly key: string
+  /** Offset of its struct statx in `MetadataCache.view`. */
+  readonly at: number
+  /** The struct statx is there, and right as far as events were read. */
+  valid = false
+  /** Which names of the directory are right: those remembered under this number. */
+  names = 0
+  worth = FIRST_WORTH
+  /** Place in the list of all. */
+  index = 0
+  /** Another node of the same inode, seen through another mount. */
+  next: KeptInode | undefined = undefined
+
+  constructor(node: HostNode, key: string, at: number) {
+    this.node = node
+    this.key = key
+    this.at = at
+  }
+}
+
+export class MetadataCache implements ChangeSink {
+  /** Kept struct statx; see `find`. */
+  readonly view: DataView
+  /** For tests and the log. */
+  readonly counters = { hits: 0, nameHits: 0, looks: 0, events: 0, marks: 0 }
+  /** Stores of the guest that no event tells of are possible: regular files are not kept. */
+  filesUnseen = false
+
+  readonly #context: Context
+  readonly #nodes: HostNodes
+  readonly #mounts: Mounts
+  readonly #at: number
+  readonly #changes: HostChanges | undefined
+  readonly #arena: Buffer
+  readonly #words: Uint32Array
+  readonly #arenaWords: Uint32Array
+  readonly #inodes: KeptInode[] = []
+  readonly #byKey = new Map<string, KeptInode>()
+  readonly #free: number[] = []
+  readonly #names: KeptNames
+  readonly #most: number
+  #hand = 0
+  #fresh = false
+  #nameVersion = 0
+
+  /** `changes` undefined: nothing is kept. `most` inodes at most. */
+  constructor(
+    context: Context,
+    scratchAt: number,
+    nodes: HostNodes,
+    mounts: Mounts,
+    changes: HostChanges | undefined,
+    most: number,
+  ) {
+    this.#context = context
+    this.#at = scratchAt + OTHER_AT
+    this.#nodes = nodes
+    this.#mounts = mounts
+    this.#changes = most > 0 ? changes : undefined
+    this.#most = this.#changes === undefined ? 0 : most
+    const { buffer, byteOffset, byteLength } = context.bytes
+    this.#arena = Buffer.from(buffer as ArrayBuffer, byteOffset, byteLength)
+    this.#arenaWords = new Uint32Array(buffer, byteOffset, byteLength >>> 2)
+    const kept = new ArrayBuffer(this.#most * STATX_BYTES)
+    this.view = new DataView(kept)
+    this.#words = new Uint32Array(kept)
+    this.#names = new KeptNames(context.bytes, this.#most)
+    for (let slot = this.#most - 1; slot >= 0; slot--) this.#free.push(slot * STATX_BYTES)
+  }
+
+  /** Inodes with a mark. */
+  get size(): number {
+    return this.#inodes.length
+  }
+
+  /** From here on others may have changed something. */
+  renew(): void {
+    this.#fresh = false
+  }
+
+  /** Where in `view` the node's struct statx is kept, or -1. */
+  find(node: HostNode): number {
+    if (node.kept === undefined) return -1
+    if (!this.#fresh) this.#look()
+    const { kept } = node
+    if (kept === undefined || !kept.valid) return -1
+    if (kept.worth < MOST_WORTH) kept.worth++
+    this.counters.hits++
+    return kept.at
+  }
+
+  /**
+   * The node behind a name of directory `dir`, null when there is none by that name, undefined when that is
+   * not kept.
+   */
+  findName(dir: HostNode, nameAt: number, nameBytes: number): HostNode | null | undefined {
+    if (dir.kept === undefined) return undefined
+    if (!this.#fresh) this.#look()
+    const { kept } = dir
+    if (kept === undefined) return undefined
+    const found = this.#names.find(kept, nameAt, nameBytes)
+    if (found === undefined) return undefined
+    if (kept.worth < MOST_WORTH) kept.worth++
+    this.counters.nameHits++
+    return found
+  }
+
+  /** What names of `dir` were asked for: the host is about to be asked. Pass the answer to `learnName`. */
+  askedName(dir: HostNode): boolean {
+    if (dir.kept !== undefined) return true
+    this.#asked(dir)
+    return false
+  }
+
+  /** The host was asked for a name of `dir` after `askedName` said true; `node` null: there is none. */
+  learnName(dir: HostNode, nameAt: number, nameBytes: number, node: HostNode | null): void {
+    if (dir.kept === undefined) return
+    const again = this.#names.remember(dir.kept, nameAt, nameBytes, node)
+    // A guest that gives its lookup back each time comes with a new node each time.
+    if (again && node !== null && node.kept === undefined && node.asks >= 0) this.#keep(node)
+  }
+
+  /** The host was asked for the node's struct statx, which lies in the arena at `statAt`. */
+  learn(node: HostNode, statAt: number): void {
+    const { kept } = node
+    if (kept === undefined) {
+      this.#asked(node)
+      return
+    }
+    if (this.filesUnseen && node.type === S_IFREG) return
+    if (node.openFds !== undefined && !this.#readsKeepAtime(node.mount, this.#context.view, statAt))
+      return
+    const from = statAt >>> 2
+    const to = kept.at >>> 2
+    for (let i = 0; i < STATX_BYTES / 4; i++) this.#words[to + i] = this.#arenaWords[from + i]!
+    kept.valid = true
+  }
+
+  /** The node's data is about to be read: its file was opened, or its link is read. */
+  willRead({ kept, mount }: HostNode): void {
+    if (kept?.valid === true && !this.#readsKeepAtime(mount, this.view, kept.at)) kept.valid = false
+  }
+
+  /** The node is about to change in a way that no event may tell of. */
+  willChange({ kept }: HostNode): void {
+    if (kept !== undefined) kept.valid = false
+    this.#fresh = false
+  }
+
+  /** The guest gave its last lookup back: nothing but this knows the node any more. */
+  forgotten(node: HostNode): void {
+    if (node.kept === undefined || node.lookups > 0) return
+    if (node.nameless) this.#drop(node.kept, 0)
+    else this.#nodes.descriptors.close(node)
+  }
+
+  /** Forgets everything. */
+  clear(): void {
+    for (const kept of this.#inodes) this.#release(kept)
+    this.#inodes.length = 0
+    this.#byKey.clear()
+    this.#names.clear()
+    this.#changes?.clear()
+    this.#fresh = false
+  }
+
+  // --- what changed -------------------------------------------------------------------------------
+
+  #look(): void {
+    this.#fresh = true
+    this.counters.looks++
+    const pending = this.#changes!.pending()
+    if (pending === 0) return
+    // Another inode may lie behind any name.
+    if ((pending & MOUNTS_CHANGED) !== 0) this.#names.clear()
+    if ((pending & FILES_CHANGED) !== 0) this.#changes!.read(this)
+    if (pending < 0) this.#doubtEverything()
+  }
+
+  changed(key: string | undefined, mask: number): void {
+    this.counters.events++
+    if (key === undefined) {
+      this.#doubtEverything()
+      return
+    }
+    for (let kept = this.#byKey.get(key); kept !== undefined; ) {
+      const { next } = kept
+      kept.valid = false
+      if ((mask & NAME_EVENTS) !== 0) kept.names = ++this.#nameVersion
+      kept.worth -= CHANGE_COSTS
+      if (kept.worth < 0 || kept.node.lookups === 0 || (mask & FAN.DELETE_SELF) !== 0)
+        this.#drop(kept, WARM_AGAIN_ASKS)
+      kept = next
+    }
+  }
+
+  #doubtEverything(): void {
+    this.#names.clear()
+    for (const kept of this.#inodes) kept.valid = false
+  }
+
+  // --- which inodes are kept ----------------------------------------------------------------------
+
+  #asked(node: HostNode): void {
+    if (this.#changes !== undefined && ++node.asks >= WARM_ASKS) this.#keep(node)
+  }
+
+  #worthKeeping(node: HostNode): boolean {
+    const { type } = node
+    return type === S_IFDIR || type === S_IFLNK || (type === S_IFREG && !this.filesUnseen)
+  }
+
+  #keep(node: HostNode): void {
+    node.asks = WARM_ASKS - WARM_AGAIN_ASKS
+    if (!this.#worthKeeping(node) || (this.#free.length === 0 && !this.#makeRoom())) return
+    const fd = this.#nodes.pathFdOf(node)
+    if (fd < 0 || !this.#learnMount(node.mount, fd)) return
+    const directory = node.type === S_IFDIR
+    const key = this.#keyOf(node.mount, fd)
+    if (key === undefined) return
+    const fault = this.#changes!.add(fd, directory)
+    if (fault < 0) return
+    this.counters.marks++
+    const kept = new KeptInode(node, key, this.#free.pop()!)
+    kept.names = ++this.#nameVersion
+    kept.next = this.#byKey.get(key)
+    this.#byKey.set(key, kept)
+    kept.index = this.#inodes.length
+    this.#inodes.push(kept)
+    node.kept = kept
+    this.#nodes.hold(node)
+  }
+
+  /** As protocol/linux/fanotify.ts has it; undefined where there are no file handles. */
+  #keyOf(mount: HostMount, fd: number): string | undefined {
+    const at = this.#at
+    if (this.#context.nameToHandle(fd, EMPTY_PATH, at) < 0) return undefined
+    const handleEnd = at + 8 + this.#context.view.getUint32(at, true)
+    const key = mount.fsid + this.#arena.toString('latin1', at, handleEnd)
+    return key.length <= MAX_KEY_BYTES ? key : undefined
+  }
+
+  /** Asks once for what matters of the mount. False: its changes are not all made on this host, or not told. */
+  #learnMount(mount: HostMount, fd: number): boolean {
+    if (mount.fsid !== '') return true
+    if (this.#mounts.kindOf(mount.id, fd) === 'remote') return false
+    const at = this.#at
+    if (this.#context.statfs(fd, at) < 0) return false
+    const flags = this.#context.view.getUint32(at + STATFS_FLAGS, true)
+    mount.fsid = this.#arena.toString('latin1', at + STATFS_FSID, at + STATFS_FSID + 8)
+    mount.noAtime = (flags & ST_NOATIME) !== 0
+    mount.relAtime = (flags & ST_RELATIME) !== 0
+    return true
+  }
+
+  /** No read of the inode whose struct statx lies at `at` changes its access time. */
+  #readsKeepAtime(mount: HostMount, view: DataView, at: number): boolean {
+    if (mount.noAtime) return true
+    if (!mount.relAtime) return false
+    const sec = F.stx_atime_sec.get(view, at)
+    const nsec = F.stx_atime_nsec.get(view, at)
+    return (
+      isBefore(F.stx_mtime_sec.get(view, at), F.stx_mtime_nsec.get(view, at), sec, nsec) &&
+      isBefore(F.stx_ctime_sec.get(view, at), F.stx_ctime_nsec.get(view, at), sec, nsec) &&
+      Date.now() / 1000 - sec < RELATIME_SECONDS
+    )
+  }
+
+  /** Drops one that was not asked for lately. */
+  #makeRoom(): boolean {
+    for (let looks = 0; looks < EVICTION_LOOKS; looks++) {
+      if (this.#hand >= this.#inodes.length) this.#hand = 0
+      const kept = this.#inodes[this.#hand++]!
+      kept.worth -= EVICTION_COSTS
+      if (kept.worth >= 0) continue
+      this.#drop(kept, 0)
+      return true
+    }
+    return false
+  }
+
+  #drop(kept: KeptInode, asks: number): void {
+    const { node, index } = kept
+    const last = this.#inodes.pop()!
+    if (last !== kept) {
+      this.#inodes[index] = last
+      last.index = index
+    }
+    if (!this.#unlinkKey(kept)) {
+      // The mark may stay where the inode is out of reach: it goes with the inode.
+      const fd = this.#nodes.pathFdOf(node)
+      if (fd >= 0) this.#changes!.remove(fd, node.type === S_IFDIR)
+    }
+    node.asks = 0 - asks
+    this.#free.push(kept.at)
+    this.#release(kept)
+  }
+
+  #release(kept: KeptInode): void {
+    kept.valid = false
+    kept.names = ++this.#nameVersion
+    kept.node.kept = undefined
+    this.#nodes.unhold(kept.node)
+  }
+
+  /** True when another node has the same inode. */
+  #unlinkKey(kept: KeptInode): boolean {
+    const first = this.#byKey.get(kept.key)!
+    if (first !== kept) {
+      let before = first
+      while (before.next !== kept) before = before.next!
+      before.next = kept.next
+      return true
+    }
+    if (kept.next !== undefined) this.#byKey.set(kept.key, kept.next)
+    else this.#byKey.delete(kept.key)
+    return kept.next !== undefined
+  }
+}
+
+function isBefore(sec: number, nsec: number, otherSec: number, otherNsec: number): boolean {
+  return sec < otherSec || (sec === otherSec && nsec < otherNsec)
+}

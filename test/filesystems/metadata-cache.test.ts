@@ -1,0 +1,146 @@
+/** Metadata that the host back end keeps: never out of date, and answered without asking the host. */
+import { mkdirSync, renameSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import test, { type ExecutionContext } from 'ava'
+import { concat, u32s, u64 } from '../helpers/front-end.js'
+import type { FuseClient } from '../helpers/fuse-client.js'
+import { type Rig, rig } from '../helpers/rig.js'
+import { changeAndLook, HOST_CHANGES, PROCESS_CHANGES } from './metadata-changes.js'
+
+const getattr = (client: FuseClient, nodeid: number): DataView =>
+  client.do(3, nodeid, concat(u32s(0, 0), u64(0n))).body
+
+/** Counts calls of statx from now on. */
+function statxCalls(s: Rig): () => number {
+  const { context } = s
+  const real = context.statx.bind(context)
+  let count = 0
+  context.statx = (...args) => {
+    count++
+    return real(...args)
+  }
+  return () => count
+}
+
+function warmRig(t: ExecutionContext): Rig {
+  return rig(t, { keepsMetadata: true })
+}
+
+for (const seed of [1, 20261121, Date.now() % 1_000_000]) {
+  test(`a guest is never told what was true before, seed ${seed}`, t => {
+    const s = warmRig(t)
+    const tally = changeAndLook(s.folder, s.client(), 1500, seed, HOST_CHANGES)
+    for (const kind of Object.keys(HOST_CHANGES)) t.true(tally.changes[kind]! > 0, kind)
+    const { hits, nameHits } = s.fs.metadataCounters
+    t.true(hits > tally.looks / 4, `${hits} answers from what is kept, ${tally.looks} looks`)
+    t.true(nameHits > tally.looks / 8, `${nameHits} names from what is kept`)
+  })
+}
+
+test('changes by other processes are seen as well', t => {
+  const s = warmRig(t)
+  const kinds = { ...PROCESS_CHANGES, create: HOST_CHANGES.create!, unlink: HOST_CHANGES.unlink! }
+  const tally = changeAndLook(s.folder, s.client(), 150, 7, kinds)
+  t.true(tally.changes['another process writes']! > 0)
+})
+
+test('warm LOOKUP, GETATTR, READDIRPLUS and names that are not there do not ask the host', t => {
+  const s = warmRig(t)
+  for (let i = 0; i < 20; i++) writeFileSync(join(s.folder, `file${i}`), 'data')
+  const client = s.client()
+  const fh = client.opendir(1)
+  const ask = (): number => {
+    const node = client.lookup(1, 'file7')
+    t.true(node > 0)
+    getattr(client, node)
+    getattr(client, 1)
+    t.is(client.lookup(1, 'nothing'), -2)
+    const listed = client.readdir(1, fh, 0n, 16384, true)
+    client.forget(node, 2)
+    return listed.length
+  }
+  const first = ask()
+  for (let i = 0; i < 12; i++) t.is(ask(), first)
+  const calls = statxCalls(s)
+  t.is(ask(), first)
+  t.is(calls(), 0)
+  writeFileSync(join(s.folder, 'file7'), 'more data')
+  t.is(getattr(client, client.lookup(1, 'file7')).getBigUint64(16 + 8, true), 9n)
+  t.true(calls() > 0)
+  client.release(1, fh, true)
+})
+
+test('the look for changes is one for each batch, not one for each request', t => {
+  const s = warmRig(t)
+  writeFileSync(join(s.folder, 'file'), 'data')
+  const client = s.client()
+  const node = client.lookup(1, 'file')
+  for (let i = 0; i < 10; i++) getattr(client, node)
+  const { looks } = s.fs.metadataCounters
+  for (let i = 0; i < 5; i++) {
+    s.fs.renew()
+    getattr(client, node)
+  }
+  t.is(s.fs.metadataCounters.looks - looks, 5)
+})
+
+test('what changes more often than it is asked for is watched no more', t => {
+  const s = warmRig(t)
+  const path = join(s.folder, 'busy')
+  writeFileSync(path, '')
+  const client = s.client()
+  const node = client.lookup(1, 'busy')
+  for (let i = 0; i < 6; i++) getattr(client, node)
+  const watched = s.fs.metadataCounters.kept
+  t.true(watched > 0)
+  for (let i = 1; i < 40; i++) {
+    writeFileSync(path, 'x'.repeat(i))
+    t.is(getattr(client, node).getBigUint64(16 + 8, true), BigInt(i))
+  }
+  t.is(s.fs.metadataCounters.kept, watched - 1)
+})
+
+test('no more inodes are watched than was said', t => {
+  const s = rig(t, { keepsMetadata: true, host: { keptInodes: 16 } })
+  for (let i = 0; i < 100; i++) writeFileSync(join(s.folder, `f${i}`), `${i}`)
+  const client = s.client()
+  const random = Array.from({ length: 4000 }, (_, i) => (i * 7919) % 100)
+  for (const i of random) {
+    const node = client.lookup(1, `f${i}`)
+    t.is(getattr(client, node).getBigUint64(16 + 8, true), BigInt(`${i}`.length))
+    client.forget(node, 1)
+  }
+  t.true(s.fs.metadataCounters.kept <= 16)
+})
+
+test('a directory that takes the place of another is found', t => {
+  const s = warmRig(t)
+  for (const name of ['old', 'new']) {
+    mkdirSync(join(s.folder, name))
+    writeFileSync(join(s.folder, name, 'which'), name)
+  }
+  const client = s.client()
+  const size = (): bigint => {
+    const dir = client.lookup(1, 'old')
+    const file = client.lookup(dir, 'which')
+    const { body } = client.do(3, file, concat(u32s(0, 0), u64(0n)))
+    return body.getBigUint64(16, true)
+  }
+  const inode = size()
+  for (let i = 0; i < 10; i++) t.is(size(), inode)
+  renameSync(join(s.folder, 'old'), join(s.folder, 'away'))
+  renameSync(join(s.folder, 'new'), join(s.folder, 'old'))
+  t.not(size(), inode)
+})
+
+test('after UNMOUNT and INIT nothing is kept', t => {
+  const s = warmRig(t)
+  writeFileSync(join(s.folder, 'file'), 'data')
+  const client = s.client()
+  for (let i = 0; i < 10; i++) client.lookup(1, 'file')
+  t.true(s.fs.metadataCounters.kept > 0)
+  client.destroy()
+  t.is(s.fs.metadataCounters.kept, 0)
+  client.init()
+  t.true(client.lookup(1, 'file') > 0)
+})
