@@ -1,4 +1,5 @@
 /** Metadata that the host back end keeps: never out of date, and answered without asking the host. */
+import { execFileSync } from 'node:child_process'
 import { mkdirSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
@@ -131,6 +132,23 @@ test('a directory that takes the place of another is found', t => {
   renameSync(join(s.folder, 'old'), join(s.folder, 'away'))
   renameSync(join(s.folder, 'new'), join(s.folder, 'old'))
   t.not(size(), inode)
+})
+
+test('what is mounted over a name later is found', t => {
+  const s = warmRig(t)
+  for (const name of ['place', 'other']) mkdirSync(join(s.folder, name))
+  writeFileSync(join(s.folder, 'other', 'here'), '')
+  const client = s.client()
+  const looked = (): number => client.lookup(client.lookup(1, 'place'), 'here')
+  for (let i = 0; i < 10; i++) t.is(looked(), -2)
+  const place = join(s.folder, 'place')
+  execFileSync('mount', ['--bind', join(s.folder, 'other'), place])
+  try {
+    t.true(looked() > 0)
+  } finally {
+    execFileSync('umount', ['--lazy', place])
+  }
+  t.is(looked(), -2)
 })
 
 test('after UNMOUNT and INIT nothing is kept', t => {
