@@ -172,6 +172,14 @@ export const WITH_VALUE: readonly Case[] = [
     bad: [['1000001', /--poll-us takes a number from 0 to 1000000, not "1000001"/]],
   },
   {
+    option: '--metadata-cache',
+    good: [
+      ['0', { metadataCache: 0 }],
+      ['1048576', { metadataCache: 1_048_576 }],
+    ],
+    bad: [['1048577', /--metadata-cache takes a number from 0 to 1048576, not "1048577"/]],
+  },
+  {
     option: '--node-descriptors',
     good: [['64', { nodeDescriptors: 64 }]],
     bad: [['63', /--node-descriptors takes a number from 64 to 1048576, not "63"/]],
