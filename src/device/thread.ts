@@ -158,6 +158,11 @@ function serve(
   session.close()
   if (watcher !== undefined && watcher.fd >= 0) context.raw.unwatchFd(watcher.fd)
   watcher?.close()
+  const { hits, nameHits, looks, events } = fs.metadataCounters
+  log(
+    'debug',
+    `metadata: ${hits} attributes and ${nameHits} names were answered from what is kept, ${looks} looks for changes found ${events}`,
+  )
   if (dax !== undefined)
     log('debug', `DAX: ${dax.summary()}; FUSE_READ ${server.requests[Opcode.FUSE_READ]}`)
   return session.violation
