@@ -20,6 +20,7 @@ export const FAN = {
 
 /** struct fanotify_event_metadata: u32 event_len, u8 vers, u8, u16 metadata_len, u64 mask, i32 fd, i32 pid. */
 const MASK = 8
+const PID = 20
 const METADATA_LEN = 6
 export const EVENT_METADATA_BYTES = 24
 /** struct fanotify_event_info_fid: u8 type, u8, u16 len, then u64 fsid and struct file_handle. */
@@ -34,10 +35,10 @@ export const MAX_KEY_BYTES = 8 + 8 + 128
 
 export interface ChangeSink {
   /**
-   * `mask` happened to an inode. `key`: its fsid (8 bytes of statfs(2)) and its struct file_handle, each byte a
+   * `mask` happened to an inode by a process `pid`, 0 where that is not told. `key`: its fsid (8 bytes of statfs(2)) and its struct file_handle, each byte a
    * character; undefined when the kernel could not say which one.
    */
-  changed(key: string | undefined, mask: number): void
+  changed(key: string | undefined, mask: number, pid: number): void
 }
 
 /** Hands every event in the first `bytes` of `events` to `sink`. */
@@ -45,12 +46,13 @@ export function readEvents(events: Buffer, bytes: number, sink: ChangeSink): voi
   for (let at = 0; at + EVENT_METADATA_BYTES <= bytes; ) {
     const length = events.readUInt32LE(at)
     if (length < EVENT_METADATA_BYTES || at + length > bytes) {
-      sink.changed(undefined, 0)
+      sink.changed(undefined, 0, 0)
       return
     }
     sink.changed(
       inodeKey(events, at + events.readUInt16LE(at + METADATA_LEN), at + length),
       events.readUInt32LE(at + MASK),
+      events.readInt32LE(at + PID),
     )
     at += length
   }

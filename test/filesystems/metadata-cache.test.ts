@@ -1,6 +1,14 @@
 /** Metadata that the host back end keeps: never out of date, and answered without asking the host. */
 import { execFileSync } from 'node:child_process'
-import { mkdirSync, renameSync, writeFileSync } from 'node:fs'
+import {
+  appendFileSync,
+  mkdirSync,
+  renameSync,
+  statSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { concat, u32s, u64 } from '../helpers/front-end.js'
@@ -149,6 +157,42 @@ test('what is mounted over a name later is found', t => {
     execFileSync('umount', ['--lazy', place])
   }
   t.is(looked(), -2)
+})
+
+test('the guest keeps its pages of a file that nobody else has changed since it opened it', t => {
+  const s = warmRig(t)
+  const path = join(s.folder, 'file')
+  writeFileSync(path, 'data')
+  const client = s.client()
+  const node = client.lookup(1, 'file')
+  /** FOPEN_KEEP_CACHE. */
+  const keeps = (flags = 0, use?: (fh: bigint) => void): boolean => {
+    const { body } = client.do(14, node, u32s(flags, 0))
+    const fh = body.getBigUint64(0, true)
+    client.read(node, fh, 0, 4096)
+    use?.(fh)
+    client.release(node, fh)
+    return (body.getUint32(8, true) & 2) !== 0
+  }
+  const warm = (): void => {
+    for (let i = 0; i < 20; i++) keeps()
+    t.true(keeps())
+  }
+  warm()
+  writeFileSync(path, 'DATA')
+  t.false(keeps(), 'the host wrote')
+  warm()
+  truncateSync(path, 2)
+  t.false(keeps(), 'the host truncated')
+  warm()
+  // Times as before the change do not hide it.
+  const { mtime, atime } = statSync(path)
+  appendFileSync(path, 'x')
+  utimesSync(path, atime, mtime)
+  t.false(keeps(), 'with the old times')
+  warm()
+  keeps(2, fh => client.write(node, fh, 0, new Uint8Array([1])))
+  warm()
 })
 
 test('after UNMOUNT and INIT nothing is kept', t => {

@@ -112,7 +112,10 @@ export function open(
       return kept
     }
   }
-  return adoptFile(host, node, fd, flags, opened)
+  const outcome = adoptFile(host, node, fd, flags, opened)
+  if (outcome >= 0 && host.options.cache === 'auto')
+    opened.keepCache = host.metadata.dataUnchanged(node, fd, host.statAt)
+  return outcome
 }
 
 /** Clears set-user-id, and set-group-id where it means that, as a write by an ordinary user does. */

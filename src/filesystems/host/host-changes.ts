@@ -83,7 +83,7 @@ export class HostChanges {
       try {
         bytes = readSync(this.#group, this.#events)
       } catch (cause) {
-        if ((cause as NodeJS.ErrnoException).code !== 'EAGAIN') sink.changed(undefined, 0)
+        if ((cause as NodeJS.ErrnoException).code !== 'EAGAIN') sink.changed(undefined, 0, 0)
         return
       }
       readEvents(this.#events, bytes, sink)

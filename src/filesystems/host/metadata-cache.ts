@@ -10,7 +10,7 @@
  * them unknown. An inode that changes more often than it is asked for loses its mark, and must be asked for more
  * often before it has another.
  *
- * Not kept: what no event tells of (see host-changes.ts). The guest's own reads change access times by the rules
+ * What no event tells of (see host-changes.ts) is late by UNSEEN_MS at most. The guest's own reads change access times by the rules
  * of `relatime`: attributes of a file that is open are kept only when no read changes its access time.
  */
 import { type ChangeSink, FAN, MAX_KEY_BYTES } from '../../../protocol/linux/fanotify.js'
@@ -23,6 +23,7 @@ import type { HostMount, HostNode } from './node.js'
 import type { HostNodes } from './nodes.js'
 import { KeptNames, WARM_ASKS } from './kept-names.js'
 import { OTHER_AT } from './scratch.js'
+import { STATX_WANTED } from './stat.js'
 
 /** Asks that an inode takes again, when it lost its mark because it changed. */
 const WARM_AGAIN_ASKS = 64
@@ -43,7 +44,11 @@ const ST_RELATIME = 4096
 /** relatime: an access time older than this is brought up to date. Less than the kernel's 24 hours, to be safe. */
 const RELATIME_SECONDS = 23 * 3600
 
+/** Attributes of a regular file are asked for again after this time: a store through a mapping raises no event. */
+const UNSEEN_MS = 1000
+
 const F = statx.f
+const DATA_TIMES = [F.stx_mtime_sec, F.stx_mtime_nsec, F.stx_ctime_sec, F.stx_ctime_nsec] as const
 
 /** An inode with a mark. */
 export class KeptInode {
@@ -53,6 +58,11 @@ export class KeptInode {
   readonly at: number
   /** The struct statx is there, and right as far as events were read. */
   valid = false
+  /** When it was asked for, by `performance.now()`. */
+  askedAt = 0
+  /** Only the guest has changed the file's data by system calls since it opened the file last, which had these times then. */
+  dataKnown = false
+  readonly dataTimes = new Float64Array(4)
   /** Which names of the directory are right: those remembered under this number. */
   names = 0
   worth = FIRST_WORTH
@@ -91,6 +101,7 @@ export class MetadataCache implements ChangeSink {
   readonly #most: number
   #hand = 0
   #fresh = false
+  #now = 0
   #nameVersion = 0
 
   /** `changes` undefined: nothing is kept. `most` inodes at most. */
@@ -134,6 +145,7 @@ export class MetadataCache implements ChangeSink {
     if (!this.#fresh) this.#look()
     const { kept } = node
     if (kept === undefined || !kept.valid) return -1
+    if (this.#now - kept.askedAt > UNSEEN_MS && node.type === S_IFREG) return -1
     if (kept.worth < MOST_WORTH) kept.worth++
     this.counters.hits++
     return kept.at
@@ -184,6 +196,34 @@ export class MetadataCache implements ChangeSink {
     const to = kept.at >>> 2
     for (let i = 0; i < STATX_BYTES / 4; i++) this.#words[to + i] = this.#arenaWords[from + i]!
     kept.valid = true
+    kept.askedAt = this.#now
+  }
+
+  /**
+   * The guest opens the file: whether its data is still what it was when the guest opened it last, so that the
+   * guest's pages of it are right.
+   */
+  dataUnchanged(node: HostNode, fd: number, statAt: number): boolean {
+    if (node.kept === undefined) {
+      this.#asked(node)
+      return false
+    }
+    if (this.find(node) < 0) {
+      if (this.#context.statx(fd, EMPTY_PATH, 0, STATX_WANTED, statAt) < 0) return false
+      this.learn(node, statAt)
+    }
+    const { kept } = node
+    if (kept === undefined || !kept.valid || node.mount.inMemory) return false
+    const { view } = this
+    const { at, dataTimes, dataKnown } = kept
+    let same = true
+    for (let i = 0; i < DATA_TIMES.length; i++) {
+      const now = DATA_TIMES[i]!.get(view, at)
+      if (dataTimes[i] !== now) same = false
+      dataTimes[i] = now
+    }
+    kept.dataKnown = true
+    return same && dataKnown
   }
 
   /** The node's data is about to be read: its file was opened, or its link is read. */
@@ -218,6 +258,7 @@ export class MetadataCache implements ChangeSink {
 
   #look(): void {
     this.#fresh = true
+    this.#now = performance.now()
     this.counters.looks++
     const pending = this.#changes!.pending()
     if (pending === 0) return
@@ -227,7 +268,7 @@ export class MetadataCache implements ChangeSink {
     if (pending < 0) this.#doubtEverything()
   }
 
-  changed(key: string | undefined, mask: number): void {
+  changed(key: string | undefined, mask: number, pid: number): void {
     this.counters.events++
     if (key === undefined) {
       this.#doubtEverything()
@@ -236,6 +277,7 @@ export class MetadataCache implements ChangeSink {
     for (let kept = this.#byKey.get(key); kept !== undefined; ) {
       const { next } = kept
       kept.valid = false
+      if ((mask & FAN.MODIFY) !== 0 && pid !== process.pid) kept.dataKnown = false
       if ((mask & NAME_EVENTS) !== 0) kept.names = ++this.#nameVersion
       kept.worth -= CHANGE_COSTS
       if (kept.worth < 0 || kept.node.lookups === 0 || (mask & FAN.DELETE_SELF) !== 0)
@@ -246,7 +288,10 @@ export class MetadataCache implements ChangeSink {
 
   #doubtEverything(): void {
     this.#names.clear()
-    for (const kept of this.#inodes) kept.valid = false
+    for (const kept of this.#inodes) {
+      kept.valid = false
+      kept.dataKnown = false
+    }
   }
 
   // --- which inodes are kept ----------------------------------------------------------------------
@@ -293,7 +338,9 @@ export class MetadataCache implements ChangeSink {
   /** Asks once for what matters of the mount. False: its changes are not all made on this host, or not told. */
   #learnMount(mount: HostMount, fd: number): boolean {
     if (mount.fsid !== '') return true
-    if (this.#mounts.kindOf(mount.id, fd) === 'remote') return false
+    const kind = this.#mounts.kindOf(mount.id, fd)
+    if (kind === 'remote') return false
+    mount.inMemory = kind === 'memory'
     const at = this.#at
     if (this.#context.statfs(fd, at) < 0) return false
     const flags = this.#context.view.getUint32(at + STATFS_FLAGS, true)

@@ -19,6 +19,7 @@ export class HostMount {
   fsid = ''
   noAtime = false
   relAtime = false
+  inMemory = false
 
   constructor(index: number, devMajor: number, devMinor: number, id: number) {
     this.index = index
