@@ -12,7 +12,7 @@ import {
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { concat, u32s, u64 } from '../helpers/front-end.js'
-import type { FuseClient } from '../helpers/fuse-client.js'
+import { type FuseClient, text } from '../helpers/fuse-client.js'
 import { type Rig, rig } from '../helpers/rig.js'
 import { changeAndLook, HOST_CHANGES, PROCESS_CHANGES } from './metadata-changes.js'
 
@@ -91,6 +91,22 @@ test('the look for changes is one for each batch, not one for each request', t =
     getattr(client, node)
   }
   t.is(s.fs.metadataCounters.looks - looks, 5)
+})
+
+test('a name that was kept as missing can be made by the next request of the same batch', t => {
+  const s = warmRig(t)
+  const client = s.client()
+  writeFileSync(join(s.folder, 'file'), '')
+  const file = client.lookup(1, 'file')
+  const names = ['directory', 'link', 'file made by the host']
+  for (let i = 0; i < 10; i++) for (const name of names) t.is(client.lookup(1, name), -2)
+  // As within a batch: no look for changes but those that the back end takes care of itself.
+  s.fs.renew = () => undefined
+  for (const name of names) t.is(client.lookup(1, name), -2)
+  client.do(9, 1, concat(u32s(0o755, 0), text('directory')))
+  client.do(13, 1, concat(u64(BigInt(file)), text('link')))
+  writeFileSync(join(s.folder, 'file made by the host'), '')
+  t.is(client.create(1, 'file made by the host').nodeid > 0, true)
 })
 
 test('what changes more often than it is asked for is watched no more', t => {

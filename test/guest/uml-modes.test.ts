@@ -165,6 +165,15 @@ const SEEN_AFTER_A_SECOND: GuestCase = {
   actions: HOST_ACTIONS,
 }
 
+/** fincore opens the file and says how many pages of it the guest has then. */
+const PAGES_KEPT: GuestCase = {
+  title: 'a file opened again is read again only when somebody else changed it',
+  script: `
+    printf 'old.' > content; sync; for i in $(seq 40); do cat content >/dev/null; done; test $(fincore -n -o PAGES content) = 1
+    host change; test $(fincore -n -o PAGES content) = 0; test "$(cat content)" = NEW!`,
+  actions: HOST_ACTIONS,
+}
+
 /** `$EXPECTED`: the content read before the cache is dropped. */
 const KEPT: GuestCase = {
   title: 'what the guest has cached stays, until it drops it',
@@ -229,6 +238,7 @@ P
     },
   ],
 )
+mode(['--cache=auto'], [PAGES_KEPT], [])
 mode(['--no-readdirplus'], [SEEN_AFTER_A_SECOND], some('files', 'tar', 'hard'))
 mode(
   ['--allow-direct-io'],

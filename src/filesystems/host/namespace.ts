@@ -63,6 +63,7 @@ export function makeNode(
   const made = make(dir)
   host.caller.leave()
   if (made < 0) return made
+  host.metadata.renew()
   const outcome = lookup(host, parent, name, entry)
   if (outcome < 0) return outcome
   const { type } = host.nodes.get(entry.nodeid)!
@@ -107,6 +108,7 @@ export function create(
   const wanted = hostOpenFlags(host, flags) | O_CREAT | O_EXCL | O_NOFOLLOW
   const fd = openNew(host, request, parent, name.at, wanted, mode)
   if (fd === -Errno.EEXIST && (flags & O_EXCL) === 0) {
+    host.metadata.renew()
     const found = lookup(host, parent, name, entry)
     if (found < 0) return found
     const node = host.nodes.get(entry.nodeid)!
@@ -227,7 +229,9 @@ export function link(
   const unreachable = nodes.both(node, parent)
   if (unreachable < 0) return unreachable
   const fault = host.context.linkat(nodes.first, nodes.second, name.at)
-  return fault < 0 ? fault : lookup(host, parent, name, entry)
+  if (fault < 0) return fault
+  host.metadata.renew()
+  return lookup(host, parent, name, entry)
 }
 
 /** A node that is only known by `name`, which is about to go, is opened; undefined where there is none. */
