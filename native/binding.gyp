@@ -16,6 +16,7 @@
         "sandbox.cc",
         "fs_calls.cc",
         "file_io.cc",
+        "file_map.cc",
         "file_watch.cc"
       ],
       "include_dirs": ["<!@(node -p \"require('node-addon-api').include\")"],

@@ -126,7 +126,7 @@ const HotCall kCoreCalls[] = {
     {"copyIn", callCopyIn}, {"copyOut", callCopyOut}, {"readv", callReadv},
     {"writev", callWritev}, {"submit", callSubmit},   {"reap", callReap},
     {"wait", callWait},     {"eventSignal", callEventSignal}, {"markDirty", callMarkDirty},
-    {"pollNow", callPollNow},
+    {"pollNow", callPollNow}, {"readMapped", callReadMapped},
 };
 
 size_t roundUp(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
@@ -162,6 +162,7 @@ void disposeContext(Context& c) {
   c.pool.reset();
   releaseGuestMemory(c);
   dropDirtyLog(c);
+  c.fileMaps.clear();
   c.disposed = true;
   {
     std::lock_guard<std::mutex> lock(procFdsMutex);
@@ -247,6 +248,7 @@ napi_value createContext(napi_env env, napi_callback_info info) {
   for (size_t i = 0; i < kFsCallCount; i++) bind(kFsCalls[i]);
   defineGuestMemory(env, object, &c);
   defineFileWatch(env, object, &c);
+  defineFileMap(env, object, &c);
   defineDirtyLog(env, object, &c);
   defineEventWait(env, object, &c);
   defineSocketCalls(env, object, &c);

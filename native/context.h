@@ -129,6 +129,7 @@ struct Context {
 
   int epoll = -1;
   std::unordered_map<int, Watched> watched;
+  std::vector<std::unique_ptr<Mapping>> fileMaps;  // by id; null where one is free
   std::vector<iovec> iov;  // scratch of readv, writev
   std::vector<GuestRange> ranges;  // likewise, when writes are logged
   std::unique_ptr<DirtyLog> log;
@@ -207,6 +208,10 @@ int64_t callPollNow(Context& c, const double* a);
 enum SignalKind { kEventFd = 1, kSocket = 2, kOther = 3 };
 int signalFd(int fd, int kind);
 int signalKind(int fd);
+
+// --- file_map.cc --------------------------------------------------------------------------------
+void defineFileMap(napi_env env, napi_value object, Context* c);
+int64_t callReadMapped(Context& c, const double* a);
 
 // --- unix_socket.cc -----------------------------------------------------------------------------
 void defineSocketCalls(napi_env env, napi_value object, Context* c);

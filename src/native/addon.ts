@@ -88,6 +88,7 @@ export interface HotCalls {
   reap(): void
   wait(): void
   pollNow(): void
+  readMapped(): void
   markDirty(): void
   fdLink(): void
 }
@@ -172,6 +173,13 @@ export interface RawContext extends HotCalls {
   fanotifyMark(group: number, fd: number, mask: number, add: boolean): number
   /** Takes all marks away. */
   fanotifyClear(group: number): number
+
+  /**
+   * Maps the first `bytes` of `fd` for reading; an id for `readMapped`. Takes no ownership of `fd`. Errors: those of
+   * mmap(2); ENOSPC 1024 files are mapped.
+   */
+  mapFile(fd: number, bytes: number): number
+  unmapFile(id: number): number
 
   /**
    * The bitmap of pages written: `bytes` bytes of `fd` from `fdOffset` on, one bit for each 4 KiB of guest

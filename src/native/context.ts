@@ -107,6 +107,24 @@ export class Context {
     return this.#mail[0]!
   }
 
+  /**
+   * As `readv`, from the file that `mapFile` gave `id`, and of all `bytes`: a copy and no system call, which waits
+   * where a page is not in memory. Errors: EIO somebody cut the file short: the mapping is of no use any more, and
+   * the guest's buffers hold anything; EINVAL past the mapping's end; ENOENT.
+   */
+  readMapped(
+    id: number,
+    first: number,
+    count: number,
+    skip: number,
+    bytes: number,
+    offset: number,
+  ): number {
+    this.#io(id, first, count, skip, bytes, offset, 0)
+    this.raw.readMapped()
+    return this.#mail[0]!
+  }
+
   #io(
     fd: number,
     first: number,

@@ -364,6 +364,8 @@ const COLD = new Set([
   'inotifyInit',
   'inotifyAdd',
   'inotifyRemove',
+  'mapFile',
+  'unmapFile',
   'fanotifyInit',
   'fanotifyMark',
   'fanotifyClear',

@@ -33,6 +33,7 @@ import type { OpenReply } from '../../vfs/replies.js'
 import type { Payload, Request } from '../../vfs/request.js'
 import { HostHandle } from './handles.js'
 import type { HostNode } from './node.js'
+import { NOT_MAPPED } from './kept-mappings.js'
 import { outOfDescriptors } from './nodes.js'
 import type { HostState } from './state.js'
 
@@ -114,7 +115,7 @@ export function open(
   }
   const outcome = adoptFile(host, node, fd, flags, opened)
   if (outcome >= 0 && host.options.cache === 'auto')
-    opened.keepCache = host.metadata.dataUnchanged(node, fd, host.statAt)
+    opened.keepCache = host.metadata.dataUnchanged(node, fd)
   return outcome
 }
 
@@ -166,11 +167,12 @@ export function read(
   const handle = host.handle(fh, false)
   if (handle === undefined) return host.noHandle(fh)
   const { first, count, skip, bytes } = into
-  const { context } = host
-  if (handle.kind === 'memory')
-    return context.readv(handle.fd, first, count, skip, bytes, offset, 0)
-  if (handle.kind === 'disk' && !handle.noNowait) {
+  if (handle.kind !== 'remote') {
+    const { mappings } = host.metadata
+    const mapped = handle.slowWrites ? NOT_MAPPED : mappings.read(handle, offset, into)
+    if (mapped !== NOT_MAPPED) return mapped
     const done = readNow(host, handle, offset, into)
+    mappings.wasRead(handle.node, offset, done)
     if (done !== -Errno.EAGAIN) return done
   }
   return inPool(request, PoolCall.readv, handle.fd, first, count, skip, bytes, offset, 0)
@@ -179,6 +181,9 @@ export function read(
 /** Reads what is in the page cache: all of it, or up to the end of the file, or -EAGAIN. */
 function readNow(host: HostState, handle: HostHandle, offset: number, into: Payload): Outcome {
   const { first, count, skip, bytes } = into
+  if (handle.kind === 'memory')
+    return host.context.readv(handle.fd, first, count, skip, bytes, offset, 0)
+  if (handle.noNowait) return -Errno.EAGAIN
   let done = 0
   while (done < bytes) {
     const got = host.context.readv(

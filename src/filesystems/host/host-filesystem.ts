@@ -52,6 +52,15 @@ import { STATX_WANTED } from './stat.js'
 import { handlesRefused } from './file-handles.js'
 import * as xattrs from './xattrs.js'
 
+export interface MetadataCounters extends Readonly<MetadataCache['counters']> {
+  /** Inodes that are kept. */
+  readonly kept: number
+  /** Reads copied from a mapping, those that failed as the file was cut short, and files mapped. */
+  readonly mappedReads: number
+  readonly torn: number
+  readonly mappings: number
+}
+
 const STALE = -Errno.ESTALE
 
 export class HostFileSystem extends UnsupportedFileSystem implements FileSystem {
@@ -122,9 +131,10 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
   }
 
   /** What was kept and used of metadata, for tests and the log. */
-  get metadataCounters(): Readonly<MetadataCache['counters']> & { readonly kept: number } {
-    const { counters, size } = this.#host.metadata
-    return { ...counters, kept: size }
+  get metadataCounters(): MetadataCounters {
+    const { counters, mappings, size } = this.#host.metadata
+    const { reads, torn } = mappings.counters
+    return { ...counters, kept: size, mappedReads: reads, torn, mappings: mappings.size }
   }
 
   /** Descriptors kept for nodes and mounts, open files not counted. */

@@ -21,6 +21,7 @@ import { FILES_CHANGED, type HostChanges, MOUNTS_CHANGED, NAME_EVENTS } from './
 import type { Mounts } from './mounts.js'
 import type { HostMount, HostNode } from './node.js'
 import type { HostNodes } from './nodes.js'
+import { type KeptMapping, KeptMappings } from './kept-mappings.js'
 import { KeptNames, WARM_ASKS } from './kept-names.js'
 import { OTHER_AT } from './scratch.js'
 import { STATX_WANTED } from './stat.js'
@@ -63,6 +64,9 @@ export class KeptInode {
   /** Only the guest has changed the file's data by system calls since it opened the file last, which had these times then. */
   dataKnown = false
   readonly dataTimes = new Float64Array(4)
+  /** Of a file that is read in small pieces; see kept-mappings.ts. */
+  mapping: KeptMapping | undefined = undefined
+  smallReads = 0
   /** Which names of the directory are right: those remembered under this number. */
   names = 0
   worth = FIRST_WORTH
@@ -82,6 +86,7 @@ export class MetadataCache implements ChangeSink {
   /** Kept struct statx; see `find`. */
   readonly view: DataView
   /** For tests and the log. */
+  readonly mappings: KeptMappings
   readonly counters = { hits: 0, nameHits: 0, looks: 0, events: 0, marks: 0 }
   /** Stores of the guest that no event tells of are possible: regular files are not kept. */
   filesUnseen = false
@@ -114,6 +119,7 @@ export class MetadataCache implements ChangeSink {
     most: number,
   ) {
     this.#context = context
+    this.mappings = new KeptMappings(context, this)
     this.#at = scratchAt + OTHER_AT
     this.#nodes = nodes
     this.#mounts = mounts
@@ -134,6 +140,11 @@ export class MetadataCache implements ChangeSink {
     return this.#inodes.length
   }
 
+  /** Time of the last look for changes, by `performance.now()`. */
+  get now(): number {
+    return this.#now
+  }
+
   /** From here on others may have changed something. */
   renew(): void {
     this.#fresh = false
@@ -149,6 +160,16 @@ export class MetadataCache implements ChangeSink {
     if (kept.worth < MOST_WORTH) kept.worth++
     this.counters.hits++
     return kept.at
+  }
+
+  /** As `find`, for a node that has a mark; the host is asked, by the open file `fd`, for what is not kept. */
+  findOrAsk(node: HostNode, fd: number): number {
+    const at = this.find(node)
+    if (at >= 0 || node.kept === undefined) return at
+    const statAt = this.#at
+    if (this.#context.statx(fd, EMPTY_PATH, 0, STATX_WANTED, statAt) < 0) return -1
+    this.learn(node, statAt)
+    return node.kept?.valid === true ? node.kept.at : -1
   }
 
   /**
@@ -170,7 +191,7 @@ export class MetadataCache implements ChangeSink {
   /** What names of `dir` were asked for: the host is about to be asked. Pass the answer to `learnName`. */
   askedName(dir: HostNode): boolean {
     if (dir.kept !== undefined) return true
-    this.#asked(dir)
+    this.asked(dir)
     return false
   }
 
@@ -186,7 +207,7 @@ export class MetadataCache implements ChangeSink {
   learn(node: HostNode, statAt: number): void {
     const { kept } = node
     if (kept === undefined) {
-      this.#asked(node)
+      this.asked(node)
       return
     }
     if (this.filesUnseen && node.type === S_IFREG) return
@@ -203,19 +224,16 @@ export class MetadataCache implements ChangeSink {
    * The guest opens the file: whether its data is still what it was when the guest opened it last, so that the
    * guest's pages of it are right.
    */
-  dataUnchanged(node: HostNode, fd: number, statAt: number): boolean {
+  dataUnchanged(node: HostNode, fd: number): boolean {
     if (node.kept === undefined) {
-      this.#asked(node)
+      this.asked(node)
       return false
     }
-    if (this.find(node) < 0) {
-      if (this.#context.statx(fd, EMPTY_PATH, 0, STATX_WANTED, statAt) < 0) return false
-      this.learn(node, statAt)
-    }
+    const at = this.findOrAsk(node, fd)
     const { kept } = node
-    if (kept === undefined || !kept.valid || node.mount.inMemory) return false
+    if (at < 0 || kept === undefined || node.mount.inMemory) return false
     const { view } = this
-    const { at, dataTimes, dataKnown } = kept
+    const { dataTimes, dataKnown } = kept
     let same = true
     for (let i = 0; i < DATA_TIMES.length; i++) {
       const now = DATA_TIMES[i]!.get(view, at)
@@ -224,6 +242,11 @@ export class MetadataCache implements ChangeSink {
     }
     kept.dataKnown = true
     return same && dataKnown
+  }
+
+  /** The guest closed its last handle of the node. */
+  closed({ kept }: HostNode): void {
+    if (kept !== undefined) this.mappings.drop(kept)
   }
 
   /** The node's data is about to be read: its file was opened, or its link is read. */
@@ -296,7 +319,8 @@ export class MetadataCache implements ChangeSink {
 
   // --- which inodes are kept ----------------------------------------------------------------------
 
-  #asked(node: HostNode): void {
+  /** The host was asked for something that could be kept. */
+  asked(node: HostNode): void {
     if (this.#changes !== undefined && ++node.asks >= WARM_ASKS) this.#keep(node)
   }
 
@@ -396,6 +420,7 @@ export class MetadataCache implements ChangeSink {
   #release(kept: KeptInode): void {
     kept.valid = false
     kept.names = ++this.#nameVersion
+    this.mappings.drop(kept)
     kept.node.kept = undefined
     this.#nodes.unhold(kept.node)
   }

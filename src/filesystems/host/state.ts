@@ -236,6 +236,7 @@ export class HostState {
     }
     const left = node.openFds!.filter(open => open !== fd)
     node.openFds = left.length > 0 ? left : undefined
+    if (left.length === 0) this.metadata.closed(node)
     this.#divide()
     this.nodes.beforeClose(node, fd)
     const outcome = this.context.close(fd)
