@@ -229,9 +229,11 @@ export class MetadataCache implements ChangeSink {
       this.asked(node)
       return false
     }
+    // Nothing ever tells of a store through a mapping there, not even the time of the last change.
+    if (node.mount.inMemory) return false
     const at = this.findOrAsk(node, fd)
     const { kept } = node
-    if (at < 0 || kept === undefined || node.mount.inMemory) return false
+    if (at < 0 || kept === undefined) return false
     const { view } = this
     const { dataTimes, dataKnown } = kept
     let same = true
