@@ -29,7 +29,7 @@ for (const backEnd of ['host', 'memory'] as const)
       })
       const pick = random(seed)
       const files = Array.from({ length: FILES }, (_, i) => ({
-        ...r.client.create(1, `f${i}`),
+        ...r.guest.create(1, `f${i}`),
         model: Buffer.alloc(0),
       }))
       const slots: ({ file: number; foffset: number } | undefined)[] = Array(SLOTS).fill(undefined)
@@ -99,7 +99,7 @@ for (const backEnd of ['host', 'memory'] as const)
             if (at + data.length > MOST) break
             if (at + data.length > file.model.length) resize(file, at + data.length)
             data.copy(file.model, at)
-            t.is(r.client.write(file.nodeid, file.fh, at, data), data.length)
+            t.is(r.guest.write(file.nodeid, file.fh, at, data), data.length)
           }
         }
         if (step % 8 === 0) for (let i = 0; i < SLOTS; i++) check(i)

@@ -1,124 +1,80 @@
-/** A back end with a DAX window over any file system, a front end with a fake VMM, and a guest's client. */
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+/** A rig with a DAX window, over the host's tree or in memory, whose front end is a fake VMM, and a guest's client. */
 import type { ExecutionContext } from 'ava'
 import type { DaxOptions } from '../../src/dax/options.js'
 import { FileWatcher } from '../../src/dax/watcher.js'
 import { Window } from '../../src/dax/window.js'
-import { Device, Token } from '../../src/device/device.js'
-import { HostFileSystem } from '../../src/filesystems/host/host-filesystem.js'
-import { DEFAULT_HOST_OPTIONS, type HostOptions } from '../../src/filesystems/host/options.js'
+import { Token } from '../../src/device/device.js'
+import type { HostFileSystem } from '../../src/filesystems/host/host-filesystem.js'
 import { MemoryFileSystem } from '../../src/filesystems/memory/memory-filesystem.js'
-import {
-  ARENA_BYTES,
-  CHANNEL_AT,
-  DAX_AT,
-  MESSAGE_AT,
-  SCRATCH_AT,
-  TABLE_AT,
-  TABLE_BYTES,
-} from '../../src/fuse/layout.js'
-import { FuseServer } from '../../src/fuse/server.js'
-import { DEFAULT_SESSION_OPTIONS } from '../../src/fuse/session.js'
-import { native } from '../../src/native/addon.js'
-import { Context } from '../../src/native/context.js'
-import { VhostUserSession } from '../../src/vhost/session.js'
-import { Chain } from '../../src/virtio/chain.js'
+import { CHANNEL_AT, DAX_AT } from '../../src/fuse/layout.js'
 import { FakeVmm, type VmmOptions } from '../helpers/fake-vmm.js'
-import { concat, FrontEnd, u32s, u64 } from '../helpers/front-end.js'
+import { concat, u32s, u64 } from '../helpers/front-end.js'
 import { FuseClient, type FuseReply } from '../helpers/fuse-client.js'
-import { openDescriptors } from '../helpers/rig.js'
+import { BaseRig, hostFs, openDescriptors, type RigOptions } from '../helpers/rig.js'
 
 export const MIB = 1024 * 1024
 export const RANGE = 2 * MIB
 const SHMEM = 1n << 22n
 const MAP_ALIGNMENT = 1 << 26
 
-export interface DaxRigOptions extends VmmOptions {
+export interface DaxRigOptions extends VmmOptions, Pick<RigOptions, 'host' | 'folder'> {
   readonly backEnd?: 'host' | 'memory'
   readonly dax?: Partial<DaxOptions>
-  readonly host?: Partial<HostOptions>
   /** Longest wait for an answer of the VMM. */
   readonly limitMs?: number
   /** The guest does not agree to DAX. */
   readonly noDax?: boolean
 }
 
-export class DaxRig {
-  readonly folder = mkdtempSync(join(tmpdir(), 'virtiofsd-dax-'))
-  readonly context = new Context({ arenaBytes: ARENA_BYTES, maxSegments: 33024, poolThreads: 4 })
-  readonly fs: HostFileSystem | MemoryFileSystem
+export class DaxRig extends BaseRig<HostFileSystem | MemoryFileSystem> {
   readonly window: Window
-  readonly device: Device
-  readonly session: VhostUserSession
-  readonly front: FrontEnd
   readonly vmm: FakeVmm
-  readonly log: string[] = []
   readonly initReply: FuseReply
-  client!: FuseClient
-  closed = false
+  /** Of the guest, after `mount`. */
+  guest!: FuseClient
   readonly #watcher: FileWatcher
-  readonly #socket: number
 
   constructor(options: DaxRigOptions = {}) {
-    const { context } = this
     const dax: DaxOptions = {
       windowBytes: 64 * MIB,
       policy: options.backEnd === 'memory' ? 'sealed' : 'exclusive',
       minFileBytes: 4096,
       ...options.dax,
     }
-    if (options.backEnd === 'memory') this.fs = new MemoryFileSystem(context)
-    else {
-      const host = { ...DEFAULT_HOST_OPTIONS, sharedDir: this.folder, ...options.host }
-      const fs = new HostFileSystem(context, SCRATCH_AT, host)
-      if (fs.start() < 0) throw new Error(fs.startFault)
-      this.fs = fs
-    }
-    const log = (level: string, message: string): void => {
-      if (level !== 'trace' && level !== 'debug') this.log.push(`${level}: ${message}`)
-    }
-    this.window = new Window(context, DAX_AT, this.fs.mappable, dax, log)
-    this.#watcher = new FileWatcher(context)
-    this.window.watcher = this.#watcher
-    context.raw.watchFd(this.#watcher.fd, Token.dax, false)
-    const server = new FuseServer(context, this.fs, {
-      ...DEFAULT_SESSION_OPTIONS,
-      window: this.window,
-      onComplete: (queue, head, written) => this.device.completed(queue, head, written),
-      onFault: (message, cause) => {
-        throw new Error(message, { cause })
-      },
-    })
-    this.window.busy = nodeid => server.grows(nodeid)
-    this.device = new Device(context, new Chain(context, TABLE_AT, TABLE_BYTES), server, {
-      pollUs: 0,
-      log,
-    })
-    const pair = new Int32Array(2)
-    native.socketPair(pair)
-    this.#socket = pair[0]!
-    native.setNonBlocking(this.#socket, true)
-    this.session = new VhostUserSession(context, MESSAGE_AT, this.device, {
-      socketFd: this.#socket,
-      requestQueues: 1,
-      tag: 'dax',
-      log,
-      window: {
-        bytes: dax.windowBytes,
-        channelAt: CHANNEL_AT,
-        attach: channel => {
-          this.window.mapper = channel
+    const made: { window?: Window; watcher?: FileWatcher; vmm?: FakeVmm } = {}
+    super(
+      { ...options, tag: 'dax', start: false },
+      {
+        makeFs: (context, folder) =>
+          options.backEnd === 'memory'
+            ? new MemoryFileSystem(context)
+            : hostFs(context, folder, options.host),
+        makeWindow(context, fs, log) {
+          const window = new Window(context, DAX_AT, fs.mappable, dax, log)
+          made.window = window
+          made.watcher = new FileWatcher(context)
+          window.watcher = made.watcher
+          context.raw.watchFd(made.watcher.fd, Token.dax, false)
+          return {
+            dax: window,
+            session: {
+              bytes: dax.windowBytes,
+              channelAt: CHANNEL_AT,
+              attach: channel => {
+                window.mapper = channel
+              },
+              whileWaiting: () => made.vmm!.serve(),
+              limitMs: options.limitMs ?? 2000,
+            },
+          }
         },
-        whileWaiting: () => this.vmm.serve(),
-        limitMs: options.limitMs ?? 2000,
       },
-    })
-    context.raw.watchFd(this.#socket, Token.socket, false)
-    this.front = new FrontEnd(pair[1]!)
-    this.front.pump = () => this.pump()
+    )
+    this.window = made.window!
+    this.#watcher = made.watcher!
+    this.window.busy = nodeid => this.server.grows(nodeid)
     this.vmm = new FakeVmm(this.front, options)
+    made.vmm = this.vmm
     this.#handshake(options)
     this.initReply = this.mount(options.noDax !== true)
   }
@@ -137,28 +93,12 @@ export class DaxRig {
 
   /** INIT of a guest that offers DAX, or none. */
   mount(withDax = true): FuseReply {
-    this.client = new FuseClient(this.front, this.front.rings[1]!)
-    return this.client.init(withDax ? 0x7fff_ffff : 0x7fff_ffff & ~MAP_ALIGNMENT, 2)
+    this.guest = new FuseClient(this.front, this.front.rings[1]!)
+    return this.guest.init(withDax ? 0x7fff_ffff : 0x7fff_ffff & ~MAP_ALIGNMENT, 2)
   }
 
-  pump(): void {
-    let requests = -1
-    while (!this.closed && requests !== this.device.counters.requests) {
-      requests = this.device.counters.requests
-      const ready = this.device.turn(false)
-      if (this.session.deferred) this.#readable()
-      for (let i = 0; i < ready; i++) {
-        const token = this.context.ready[i]
-        if (token === Token.dax) this.#watcher.read(id => this.window.changed(id))
-        if (token !== Token.socket || this.closed) continue
-        requests = -1
-        this.#readable()
-      }
-    }
-  }
-
-  #readable(): void {
-    if (this.session.readable() === 'closed') this.end()
+  protected override ready(token: number): void {
+    if (token === Token.dax) this.#watcher.read(id => this.window.changed(id))
   }
 
   /** errno of SETUPMAPPING, 0 when it went well. */
@@ -170,7 +110,7 @@ export class DaxRig {
       u64(BigInt(flags)),
       u64(BigInt(moffset)),
     )
-    return Math.abs(this.client.request(48, nodeid, body)!.error)
+    return Math.abs(this.guest.request(48, nodeid, body)!.error)
   }
 
   remove(...places: [moffset: number, bytes: number][]): number {
@@ -178,20 +118,20 @@ export class DaxRig {
       u32s(places.length),
       ...places.flatMap(([at, n]) => [u64(BigInt(at)), u64(BigInt(n))]),
     )
-    return Math.abs(this.client.request(49, 1, body)!.error)
+    return Math.abs(this.guest.request(49, 1, body)!.error)
   }
 
   /** SETATTR of the size; errno. */
   truncate(nodeid: number, bytes: number): number {
     const body = concat(u32s(8, 0), u64(0n), u64(BigInt(bytes)), new Uint8Array(64))
-    return Math.abs(this.client.request(4, nodeid, body)!.error)
+    return Math.abs(this.guest.request(4, nodeid, body)!.error)
   }
 
   /** FUSE_ATTR_DAX and size of what LOOKUP says; the lookup is given back. */
   look(name: string): { nodeid: number; dax: boolean; size: number } {
-    const { body } = this.client.do(1, 1, new TextEncoder().encode(`${name}\0`))
+    const { body } = this.guest.do(1, 1, new TextEncoder().encode(`${name}\0`))
     const nodeid = Number(body.getBigUint64(0, true))
-    this.client.forget(nodeid, 1)
+    this.guest.forget(nodeid, 1)
     return {
       nodeid,
       dax: (body.getUint32(40 + 84, true) & 2) !== 0,
@@ -200,29 +140,18 @@ export class DaxRig {
   }
 
   getattr(nodeid: number): { dax: boolean; size: number } {
-    const { body } = this.client.do(3, nodeid, concat(u32s(0, 0), u64(0n)))
+    const { body } = this.guest.do(3, nodeid, concat(u32s(0, 0), u64(0n)))
     return {
       dax: (body.getUint32(16 + 84, true) & 2) !== 0,
       size: Number(body.getBigUint64(24, true)),
     }
   }
 
-  end(): void {
-    if (this.closed) return
-    this.closed = true
-    this.context.raw.unwatchFd(this.#socket)
-    this.session.close()
-    native.closeFd(this.#socket)
-  }
-
-  close(): void {
+  override close(): void {
     this.end()
     this.vmm.close()
-    this.front.close()
-    this.fs.dispose()
     this.#watcher.close()
-    this.context.dispose()
-    rmSync(this.folder, { recursive: true, force: true })
+    super.close()
   }
 }
 

@@ -39,9 +39,9 @@ function makeFile(
   bytes: number,
   salt = 0,
 ): { nodeid: number; fh: bigint } {
-  const made = r.client.create(1, name)
+  const made = r.guest.create(1, name)
   const data = pattern(bytes, salt)
-  const { front, client } = r
+  const { front, guest: client } = r
   // Not by `client.write`: a megabyte is too much for it.
   for (let at = 0; at < bytes; at += 65536) {
     const piece = data.subarray(at, at + 65536)
@@ -79,8 +79,8 @@ for (const backEnd of ['host', 'memory'] as const) {
     t.deepEqual(r.vmm.read(0, RANGE), pattern(3 * MIB).subarray(0, RANGE))
     t.deepEqual(r.vmm.read(4 * MIB, MIB), pattern(3 * MIB).subarray(RANGE))
     r.vmm.write(4 * MIB + 5000, Buffer.from('from the guest'))
-    t.is(Buffer.from(r.client.read(nodeid, fh, RANGE + 5000, 14)).toString(), 'from the guest')
-    r.client.write(nodeid, fh, 77, Buffer.from('by FUSE_WRITE'))
+    t.is(Buffer.from(r.guest.read(nodeid, fh, RANGE + 5000, 14)).toString(), 'from the guest')
+    r.guest.write(nodeid, fh, 77, Buffer.from('by FUSE_WRITE'))
     t.is(r.vmm.read(77, 13).toString(), 'by FUSE_WRITE')
     t.is(r.window.counters.maps, 2)
   })
@@ -106,10 +106,10 @@ for (const backEnd of ['host', 'memory'] as const) {
       r.remove([RANGE, RANGE])
       t.is(r.window.table.ranges.size, 1)
       // A WRITE whose data lies in the window.
-      const { ring, front } = { ring: r.client.ring, front: r.front }
-      const other = r.client.create(1, 'copy')
+      const { ring, front } = { ring: r.guest.ring, front: r.front }
+      const other = r.guest.create(1, 'copy')
       const body = concat(u64(other.fh), u64(0n), u32s(4096, 0), u64(0n), u32s(0, 0))
-      const header = r.client.header(16, other.nodeid, body.length + 4096, 99n)
+      const header = r.guest.header(16, other.nodeid, body.length + 4096, 99n)
       front.memory.set(concat(header, body), 0x30_0000)
       ring.descriptor(100, 0x1000_0000n + 0x30_0000n, 40 + 40, 1, 101)
       ring.descriptor(101, 0x1_0000_0000n + 8192n, 4096, 1, 102)
@@ -117,10 +117,10 @@ for (const backEnd of ['host', 'memory'] as const) {
       ring.offer(100)
       t.is(ring.waitUsed()?.written, 24)
       t.deepEqual(
-        Buffer.from(r.client.read(other.nodeid, other.fh, 0, 4096)),
+        Buffer.from(r.guest.read(other.nodeid, other.fh, 0, 4096)),
         pattern(RANGE).subarray(8192, 12288),
       )
-      t.is(r.client.read(nodeid, fh, 0, 4096).length, 4096)
+      t.is(r.guest.read(nodeid, fh, 0, 4096).length, 4096)
     },
     { regions: true },
   )
@@ -179,13 +179,13 @@ for (const backEnd of ['host', 'memory'] as const) {
   both('SETUPMAPPING of a node nobody knows, of a directory, of an empty file', (t, r) => {
     t.is(r.setup(12345, 0), ESTALE)
     t.is(r.setup(1, 0), EIO)
-    t.is(r.setup(r.client.create(1, 'empty').nodeid, 0), EIO)
+    t.is(r.setup(r.guest.create(1, 'empty').nodeid, 0), EIO)
     t.deepEqual(r.vmm.journal, [])
   })
 
   both('a REMOVEMAPPING that counts more than it brings is refused', (t, r) => {
-    t.is(Math.abs(r.client.request(49, 1, concat(u32s(1000), u64(0n), u64(4096n)))!.error), EINVAL)
-    t.is(Math.abs(r.client.request(49, 1, u32s(0xffff_ffff))!.error), EINVAL)
+    t.is(Math.abs(r.guest.request(49, 1, concat(u32s(1000), u64(0n), u64(4096n)))!.error), EINVAL)
+    t.is(Math.abs(r.guest.request(49, 1, u32s(0xffff_ffff))!.error), EINVAL)
   })
 
   both(
@@ -225,18 +225,18 @@ for (const backEnd of ['host', 'memory'] as const) {
     const { nodeid } = makeFile(r, 'f', MIB)
     for (const empty of [
       () => t.is(r.truncate(nodeid, 0), 0),
-      () => t.true(r.client.open(nodeid, 0o1002) >= 0n),
+      () => t.true(r.guest.open(nodeid, 0o1002) >= 0n),
     ]) {
-      const fh = r.client.open(nodeid, 2)
-      r.client.write(nodeid, fh, 0, pattern(8192))
+      const fh = r.guest.open(nodeid, 2)
+      r.guest.write(nodeid, fh, 0, pattern(8192))
       t.is(r.setup(nodeid, 0), 0)
       t.true(r.vmm.mappings.size >= 1)
       empty()
       t.is(r.vmm.mappings.size, 0)
       t.is(r.getattr(nodeid).size, 0)
-      r.client.write(nodeid, fh, 0, pattern(4096, 3))
+      r.guest.write(nodeid, fh, 0, pattern(4096, 3))
       t.deepEqual(r.vmm.read(0, 4096), pattern(4096, 3))
-      r.client.release(nodeid, fh)
+      r.guest.release(nodeid, fh)
     }
   })
 
@@ -249,7 +249,7 @@ for (const backEnd of ['host', 'memory'] as const) {
     for (let i = 0; size < 400_000; i++) {
       const piece = pattern(1 + ((i * 3571) % 9000), i)
       piece.fill(0xa5, piece.length & ~3)
-      r.client.write(nodeid, fh, size, piece)
+      r.guest.write(nodeid, fh, size, piece)
       piece.copy(model, size)
       size += piece.length
       t.deepEqual(r.vmm.read(0, size), model.subarray(0, size))
@@ -262,11 +262,11 @@ for (const backEnd of ['host', 'memory'] as const) {
   both('FALLOCATE and COPY_FILE_RANGE make a mapped file longer', (t, r) => {
     const { nodeid, fh } = makeFile(r, 'f', 4096)
     t.is(r.setup(nodeid, 0), 0)
-    r.client.do(43, nodeid, concat(u64(fh), u64(0n), u64(10_000n), u32s(0, 0)))
+    r.guest.do(43, nodeid, concat(u64(fh), u64(0n), u64(10_000n), u32s(0, 0)))
     r.vmm.write(9000, Buffer.from('allocated'))
-    t.is(Buffer.from(r.client.read(nodeid, fh, 9000, 9)).toString(), 'allocated')
+    t.is(Buffer.from(r.guest.read(nodeid, fh, 9000, 9)).toString(), 'allocated')
     const source = makeFile(r, 'source', 50_000, 7)
-    r.client.do(
+    r.guest.do(
       47,
       source.nodeid,
       concat(
@@ -294,27 +294,27 @@ for (const backEnd of ['host', 'memory'] as const) {
       u32s(0, 0),
       new Uint8Array([1, 2, 3, 4]),
     )
-    t.is(Math.abs(r.client.request(16, nodeid, body)!.error), EIO)
+    t.is(Math.abs(r.guest.request(16, nodeid, body)!.error), EIO)
     t.is(r.getattr(nodeid).size, 4096)
     r.vmm.refuse = 0
-    t.is(r.client.write(nodeid, fh, 4096, new Uint8Array(4)), 4)
+    t.is(r.guest.write(nodeid, fh, 4096, new Uint8Array(4)), 4)
   })
 
   // --- ends ---------------------------------------------------------------------------------------
 
   both('FORGET unmaps a node that is known no more, and only then', (t, r) => {
     const { nodeid, fh } = makeFile(r, 'f', MIB)
-    r.client.release(nodeid, fh)
+    r.guest.release(nodeid, fh)
     r.setup(nodeid, 0)
-    r.client.lookup(1, 'f')
-    r.client.forget(nodeid, 1)
+    r.guest.lookup(1, 'f')
+    r.guest.forget(nodeid, 1)
     t.is(r.vmm.mappings.size, 1)
-    r.client.forget(nodeid, 1)
+    r.guest.forget(nodeid, 1)
     t.is(r.vmm.mappings.size, 0)
   })
 
   both('DESTROY unmaps everything, and so does the next INIT', (t, r) => {
-    for (const end of [() => r.client.destroy(), () => undefined]) {
+    for (const end of [() => r.guest.destroy(), () => undefined]) {
       const { nodeid } = makeFile(r, `f${r.window.counters.maps}`, MIB)
       r.setup(nodeid, 0)
       r.setup(nodeid, RANGE)
@@ -346,12 +346,12 @@ for (const backEnd of ['host', 'memory'] as const) {
     const { nodeid } = makeFile(r, 'f', MIB)
     makeFile(r, 'g', MIB, 9)
     r.setup(nodeid, 0)
-    r.client.do(12, 1, concat(u64(1n), new TextEncoder().encode('g\0f\0')))
+    r.guest.do(12, 1, concat(u64(1n), new TextEncoder().encode('g\0f\0')))
     t.deepEqual(r.vmm.read(0, MIB), pattern(MIB))
-    const next = r.client.lookup(1, 'f')
+    const next = r.guest.lookup(1, 'f')
     t.is(r.setup(next, RANGE), 0)
     t.deepEqual(r.vmm.read(RANGE, MIB), pattern(MIB, 9))
-    r.client.do(10, 1, new TextEncoder().encode('f\0'))
+    r.guest.do(10, 1, new TextEncoder().encode('f\0'))
     t.deepEqual(r.vmm.read(RANGE, MIB), pattern(MIB, 9))
   })
 
@@ -381,7 +381,7 @@ for (const backEnd of ['host', 'memory'] as const) {
       t.is(r.getattr(nodeid).size, MIB)
       r.mount()
       t.false(r.look('f').dax)
-      t.is(r.setup(r.client.lookup(1, 'f'), 0), ENOSYS)
+      t.is(r.setup(r.guest.lookup(1, 'f'), 0), ENOSYS)
     })
 
   both('a channel that is closed ends DAX, not the session', (t, r) => {
@@ -451,7 +451,7 @@ for (const [title, options, bytes, dax] of policies)
 test('exclusive: a file with an odd end is refused, never shown with zeros', t => {
   const r = daxRig(t)
   writeFileSync(join(r.folder, 'f'), pattern(12345))
-  const nodeid = r.client.lookup(1, 'f')
+  const nodeid = r.guest.lookup(1, 'f')
   t.is(r.setup(nodeid, 0), EIO)
   t.is(r.window.counters.refused.size, 1)
   t.deepEqual(r.vmm.journal, [])
@@ -461,9 +461,9 @@ test('exclusive: a file with an odd end is refused, never shown with zeros', t =
 test('exclusive: a file that was DAX and got an odd end stays right, in ranges that come later too', t => {
   const r = daxRig(t)
   writeFileSync(join(r.folder, 'f'), pattern(MIB))
-  const nodeid = r.client.lookup(1, 'f')
-  const fh = r.client.open(nodeid)
-  r.client.write(nodeid, fh, MIB, pattern(100, 3))
+  const nodeid = r.guest.lookup(1, 'f')
+  const fh = r.guest.open(nodeid)
+  r.guest.write(nodeid, fh, MIB, pattern(100, 3))
   t.false(r.getattr(nodeid).dax)
   t.is(r.setup(nodeid, 0), 0)
   t.deepEqual(r.vmm.read(MIB, 100), pattern(100, 3))
@@ -475,7 +475,7 @@ test('always: a file with an odd end is mapped whole, and is as long as before, 
   const path = join(r.folder, 'f')
   writeFileSync(path, pattern(12345))
   utimesSync(path, 1000, 2000)
-  const nodeid = r.client.lookup(1, 'f')
+  const nodeid = r.guest.lookup(1, 'f')
   r.vmm.onMap = fd => t.is(readFileSync(`/proc/self/fd/${fd}`).length, 16384)
   t.is(r.setup(nodeid, 0), 0)
   t.deepEqual(r.vmm.read(0, 12345), pattern(12345))
@@ -498,7 +498,7 @@ test('a file that a process of the host cuts is unmapped there as soon as it is 
   const r = daxRig(t)
   const path = join(r.folder, 'f')
   writeFileSync(path, pattern(3 * MIB))
-  const nodeid = r.client.lookup(1, 'f')
+  const nodeid = r.guest.lookup(1, 'f')
   r.setup(nodeid, 0)
   r.setup(nodeid, RANGE, RANGE)
   truncateSync(path, MIB)
@@ -516,7 +516,7 @@ test('a file that a process of the host makes longer is in the window before the
   const r = daxRig(t)
   const path = join(r.folder, 'f')
   writeFileSync(path, pattern(MIB))
-  const nodeid = r.client.lookup(1, 'f')
+  const nodeid = r.guest.lookup(1, 'f')
   r.setup(nodeid, 0)
   appendFileSync(path, pattern(10_000, 3))
   t.is(r.getattr(nodeid).size, MIB + 10_000)
@@ -534,12 +534,12 @@ test('a file that is replaced by another under its name keeps its own mapping', 
   const r = daxRig(t)
   const path = join(r.folder, 'f')
   writeFileSync(path, pattern(MIB))
-  const nodeid = r.client.lookup(1, 'f')
+  const nodeid = r.guest.lookup(1, 'f')
   r.setup(nodeid, 0)
   writeFileSync(`${path}.new`, pattern(MIB, 1))
   renameSync(`${path}.new`, path)
   t.deepEqual(r.vmm.read(0, MIB), pattern(MIB))
-  const next = r.client.lookup(1, 'f')
+  const next = r.guest.lookup(1, 'f')
   t.not(next, nodeid)
   t.is(r.setup(next, RANGE), 0)
   t.deepEqual(r.vmm.read(RANGE, MIB), pattern(MIB, 1))
@@ -550,7 +550,7 @@ test('a file that is emptied between question and mapping is never mapped empty'
   const r = daxRig(t)
   const path = join(r.folder, 'f')
   writeFileSync(path, pattern(MIB))
-  const nodeid = r.client.lookup(1, 'f')
+  const nodeid = r.guest.lookup(1, 'f')
   const fd = openSync(path, 'r+')
   ftruncateSync(fd, 0)
   closeSync(fd)
@@ -563,7 +563,7 @@ test('a guest that maps more than QEMU can hold gets errors, and may go on when 
   const path = join(r.folder, 'f')
   writeFileSync(path, '')
   truncateSync(path, 1200 * MIB)
-  const nodeid = r.client.lookup(1, 'f')
+  const nodeid = r.guest.lookup(1, 'f')
   for (let i = 0; i < 480; i++) t.is(r.setup(nodeid, i * RANGE, i * RANGE), 0)
   for (let i = 480; i < 520; i++) t.is(r.setup(nodeid, i * RANGE, i * RANGE), EIO)
   t.is(r.window.counters.refused.full, 40)
@@ -591,7 +591,7 @@ test('the FS_MAP and FS_UNMAP of older front ends do the same', t => {
   const { nodeid, fh } = makeFile(r, 'f', MIB)
   t.is(r.setup(nodeid, 0), 0)
   t.deepEqual(r.vmm.read(0, MIB), pattern(MIB))
-  r.client.write(nodeid, fh, MIB, pattern(5000, 1))
+  r.guest.write(nodeid, fh, MIB, pattern(5000, 1))
   t.deepEqual(r.vmm.read(MIB, 5000), pattern(5000, 1))
   t.is(r.truncate(nodeid, 4096), 0)
   t.is(r.remove([0, RANGE]), 0)

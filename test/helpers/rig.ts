@@ -6,6 +6,9 @@ import type { ExecutionContext } from 'ava'
 import { Device, Token } from '../../src/device/device.js'
 import type { TransferLimits } from '../../src/device/state-transfer.js'
 import { HostChanges } from '../../src/filesystems/host/host-changes.js'
+import type { WindowOptions } from '../../src/vhost/session.js'
+import type { DaxWindow } from '../../src/vfs/dax.js'
+import type { FileSystem } from '../../src/vfs/filesystem.js'
 import { HostFileSystem } from '../../src/filesystems/host/host-filesystem.js'
 import { DEFAULT_HOST_OPTIONS, type HostOptions } from '../../src/filesystems/host/options.js'
 import {
@@ -41,10 +44,43 @@ export interface RigOptions {
   readonly keepsMetadata?: boolean
 }
 
-export class Rig {
+/** What a rig asks of a back end. */
+export interface RigFileSystem extends FileSystem {
+  readonly nodeCount: number
+  readonly handleCount: number
+  dispose(): void
+}
+
+export type RigLog = (level: string, message: string) => void
+
+/** What another kind of rig puts in place of the usual. */
+export interface RigParts<F extends RigFileSystem> {
+  readonly makeFs: (context: Context, folder: string, changes: HostChanges | undefined) => F
+  /** Asked for once, before anything is started. */
+  readonly makeWindow?: (
+    context: Context,
+    fs: F,
+    log: RigLog,
+  ) => { readonly dax: DaxWindow; readonly session: WindowOptions }
+}
+
+export function hostFs(
+  context: Context,
+  folder: string,
+  options?: Partial<HostOptions>,
+  changes?: HostChanges,
+): HostFileSystem {
+  const host = { ...DEFAULT_HOST_OPTIONS, sharedDir: folder, ...options }
+  const fs = new HostFileSystem(context, SCRATCH_AT, host, changes)
+  const fault = fs.start()
+  if (fault < 0) throw new Error(`cannot open ${folder}: ${fault}`)
+  return fs
+}
+
+export class BaseRig<F extends RigFileSystem> {
   readonly folder: string
   readonly context: Context
-  readonly fs: HostFileSystem
+  readonly fs: F
   readonly server: FuseServer
   readonly device: Device
   readonly session: VhostUserSession
@@ -55,32 +91,27 @@ export class Rig {
   readonly #ownsFolder: boolean
   readonly #changes: HostChanges | undefined
 
-  constructor(options: RigOptions = {}) {
+  constructor(options: RigOptions, parts: RigParts<F>) {
     this.folder = options.folder ?? mkdtempSync(join(tmpdir(), 'virtiofsd-rig-'))
     this.#ownsFolder = options.folder === undefined
     this.context = new Context({ arenaBytes: ARENA_BYTES, maxSegments: 33024, poolThreads: 4 })
     const changes = options.keepsMetadata === true ? HostChanges.open(this.context) : undefined
     if (typeof changes === 'number') throw new Error(`fanotify: ${changes}`)
     this.#changes = changes
-    this.fs = new HostFileSystem(
-      this.context,
-      SCRATCH_AT,
-      { ...DEFAULT_HOST_OPTIONS, sharedDir: this.folder, ...options.host },
-      changes,
-    )
-    const fault = this.fs.start()
-    if (fault < 0) throw new Error(`cannot open ${this.folder}: ${fault}`)
+    this.fs = parts.makeFs(this.context, this.folder, changes)
+    const log: RigLog = (level, message) => {
+      if (level !== 'trace' && level !== 'debug') this.log.push(`${level}: ${message}`)
+    }
+    const window = parts.makeWindow?.(this.context, this.fs, log)
     this.server = new FuseServer(this.context, this.fs, {
       ...DEFAULT_SESSION_OPTIONS,
       ...options.fuse,
+      window: window?.dax,
       onComplete: (queue, head, written) => this.device.completed(queue, head, written),
       onFault: (message, cause) => {
         throw new Error(message, { cause })
       },
     })
-    const log = (level: string, message: string): void => {
-      if (level !== 'trace' && level !== 'debug') this.log.push(`${level}: ${message}`)
-    }
     this.device = new Device(
       this.context,
       new Chain(this.context, TABLE_AT, TABLE_BYTES),
@@ -100,6 +131,7 @@ export class Rig {
       requestQueues: 1,
       tag: options.tag,
       log,
+      window: window?.session,
     })
     this.context.raw.watchFd(this.#socket, Token.socket, false)
     this.front = new FrontEnd(pair[1]!)
@@ -113,13 +145,23 @@ export class Rig {
     while (!this.closed && requests !== this.device.counters.requests) {
       requests = this.device.counters.requests
       const ready = this.device.turn(false)
-      for (let i = 0; i < ready; i++)
-        if (this.context.ready[i] === Token.socket) {
+      if (this.session.deferred) this.#readable()
+      for (let i = 0; i < ready && !this.closed; i++) {
+        const token = this.context.ready[i]!
+        if (token === Token.socket) {
           requests = -1
-          if (this.session.readable() === 'closed') this.end()
-        }
+          this.#readable()
+        } else this.ready(token)
+      }
     }
   }
+
+  #readable(): void {
+    if (this.session.readable() === 'closed') this.end()
+  }
+
+  /** Something else that is watched has something to read. */
+  protected ready(_token: number): void {}
 
   /** A client on the first request queue, after INIT. */
   client(flags?: number, flags2?: number): FuseClient {
@@ -144,6 +186,13 @@ export class Rig {
     this.#changes?.close()
     this.context.dispose()
     if (this.#ownsFolder) rmSync(this.folder, { recursive: true, force: true })
+  }
+}
+
+/** With a directory of the host. */
+export class Rig extends BaseRig<HostFileSystem> {
+  constructor(options: RigOptions = {}) {
+    super(options, { makeFs: (context, folder, changes) => hostFs(context, folder, options.host, changes) })
   }
 }
 
