@@ -7,26 +7,8 @@ import {
   fuse_setupmapping_in,
 } from '../../protocol/fuse/structs.js'
 import { isSafeU64 } from '../../protocol/struct.js'
-import type { DaxWindow } from '../vfs/dax.js'
 import type { Outcome } from '../vfs/filesystem.js'
 import type { Call, OperationTable } from './operation.js'
-
-/** Changes a file's size by `change`: what is past its new end is unmapped before, and what belongs to it is mapped after. */
-export function resized(
-  dax: DaxWindow,
-  nodeid: number,
-  bytes: number,
-  change: () => Outcome,
-): Outcome {
-  const fault = dax.beforeResize(nodeid, bytes)
-  if (fault < 0) {
-    dax.afterResize(nodeid)
-    return fault
-  }
-  const outcome = change()
-  const mapped = dax.afterResize(nodeid)
-  return outcome < 0 || mapped >= 0 ? outcome : mapped
-}
 
 function setupMapping({ session, request }: Call): Outcome {
   if (session.dax === undefined) return -Errno.ENOSYS

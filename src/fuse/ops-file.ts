@@ -27,11 +27,17 @@ import {
   fuse_write_in,
   fuse_write_out,
 } from '../../protocol/fuse/structs.js'
-import { FALLOC_FL_KEEP_SIZE, O_ACCMODE, O_TRUNC } from '../../protocol/linux/constants.js'
+import {
+  FALLOC_FL_COLLAPSE_RANGE,
+  FALLOC_FL_INSERT_RANGE,
+  FALLOC_FL_KEEP_SIZE,
+  O_ACCMODE,
+  O_TRUNC,
+} from '../../protocol/linux/constants.js'
 import { isSafeU64 } from '../../protocol/struct.js'
+import { openedEmpty } from '../vfs/dax.js'
 import type { Outcome } from '../vfs/filesystem.js'
 import { encodeOpen } from './encode.js'
-import { resized } from './ops-dax.js'
 import type { Call, OperationTable } from './operation.js'
 import { OUT_HEADER_BYTES } from './request.js'
 
@@ -51,9 +57,9 @@ function open({ fs, session, request }: Call): Outcome {
   if (fs.capabilities.readOnly && (flags & (O_ACCMODE | O_TRUNC)) !== 0) return -Errno.EROFS
   request.opened.reset()
   const killSuid = (In.open_flags.get(view, request.bodyAt) & FUSE_OPEN_KILL_SUIDGID) !== 0
-  if (session.dax === undefined || (flags & O_TRUNC) === 0)
+  if ((flags & O_TRUNC) === 0)
     return fs.open(request, request.nodeid, flags, killSuid, request.opened)
-  return resized(session.dax, request.nodeid, 0, () =>
+  return openedEmpty(session.dax, request.nodeid, () =>
     fs.open(request, request.nodeid, flags, killSuid, request.opened),
   )
 }
@@ -133,6 +139,12 @@ function fallocate({ fs, session, request }: Call): Outcome {
   if (!isSafeU64(offset) || !isSafeU64(length) || !isSafeU64(offset + length)) return -Errno.EFBIG
   const fh = In.fh.get(view, request.bodyAt)
   const mode = In.mode.get(view, request.bodyAt)
+  // They move data under the mappings, and out of the file; no guest of Linux asks.
+  if (
+    session.dax !== undefined &&
+    (mode & (FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE)) !== 0
+  )
+    return -Errno.EOPNOTSUPP
   if (session.dax !== undefined && (mode & FALLOC_FL_KEEP_SIZE) === 0) {
     const unmappable = session.dax.beforeGrowth(request.nodeid, offset + length)
     if (unmappable < 0) return unmappable

@@ -15,11 +15,11 @@ import {
   fuse_statx_in,
   fuse_statx_out,
 } from '../../protocol/fuse/structs.js'
+import { resized } from '../vfs/dax.js'
 import { NO_HANDLE, type Outcome } from '../vfs/filesystem.js'
 import type { SetAttributes } from '../vfs/replies.js'
 import { takeComponent } from './decode.js'
 import { encodeAttrOut, encodeEntry } from './encode.js'
-import { resized } from './ops-dax.js'
 import type { Call, OperationTable } from './operation.js'
 import { encodeStatx } from './statx.js'
 
@@ -119,7 +119,7 @@ function setattr({ fs, session, request }: Call): Outcome {
   if (request.change.setSize && !(request.change.sizeBytes <= Number.MAX_SAFE_INTEGER))
     return -Errno.EFBIG
   const fh = (valid & FATTR.FATTR_FH) !== 0 ? In.fh.get(view, request.bodyAt) : NO_HANDLE
-  if (session.dax === undefined || !request.change.setSize)
+  if (!request.change.setSize)
     return fs.setattr(request, request.nodeid, fh, request.change, request.attr)
   return resized(session.dax, request.nodeid, request.change.sizeBytes, () =>
     fs.setattr(request, request.nodeid, fh, request.change, request.attr),

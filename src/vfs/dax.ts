@@ -46,3 +46,33 @@ export interface DaxWindow {
   /** The guest is gone or reset, and with it what the front end had mapped: nothing is said to it. */
   drop(): void
 }
+
+/** Changes a file's size by `change`: what is past its new end is unmapped before, and what belongs to it is mapped after. */
+export function resized(
+  dax: DaxWindow | undefined,
+  nodeid: number,
+  bytes: number,
+  change: () => Outcome,
+): Outcome {
+  if (dax === undefined) return change()
+  const fault = dax.beforeResize(nodeid, bytes)
+  if (fault < 0) {
+    dax.afterResize(nodeid)
+    return fault
+  }
+  const outcome = change()
+  const mapped = dax.afterResize(nodeid)
+  return outcome < 0 || mapped >= 0 ? outcome : mapped
+}
+
+/** Opens a file with O_TRUNC by `open`. That it got another size meanwhile, which cannot be mapped, does not undo the opening. */
+export function openedEmpty(
+  dax: DaxWindow | undefined,
+  nodeid: number,
+  open: () => Outcome,
+): Outcome {
+  const fault = dax?.beforeResize(nodeid, 0) ?? 0
+  const outcome = fault < 0 ? fault : open()
+  dax?.afterResize(nodeid)
+  return outcome
+}

@@ -1,23 +1,13 @@
 /** Random mappings, writes and truncations: the window shows what the files have, at every step. */
 import { readdirSync } from 'node:fs'
 import test from 'ava'
+import { random } from '../helpers/random.js'
 import { daxRig, MIB, RANGE } from './rig.js'
 
 const STEPS = Number(process.env.DAX_STEPS ?? 600)
 const SLOTS = 6
 const FILES = 4
 const MOST = 5 * MIB
-
-/** mulberry32. */
-function random(seed: number): (below: number) => number {
-  let state = seed
-  return below => {
-    state = (state + 0x6d2b79f5) | 0
-    let word = Math.imul(state ^ (state >>> 15), 1 | state)
-    word = (word + Math.imul(word ^ (word >>> 7), 61 | word)) ^ word
-    return Math.floor((((word ^ (word >>> 14)) >>> 0) / 2 ** 32) * below)
-  }
-}
 
 for (const backEnd of ['host', 'memory'] as const)
   for (const seed of [1, 2, 3])

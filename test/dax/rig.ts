@@ -17,6 +17,13 @@ export const RANGE = 2 * MIB
 const SHMEM = 1n << 22n
 const MAP_ALIGNMENT = 1 << 26
 
+/** Bytes that say where they are. */
+export function pattern(bytes: number, salt = 0): Buffer {
+  const data = Buffer.alloc(bytes)
+  for (let i = 0; i + 4 <= bytes; i += 4) data.writeUInt32LE((i + salt) >>> 0, i)
+  return data
+}
+
 export interface DaxRigOptions extends VmmOptions, Pick<RigOptions, 'host' | 'folder'> {
   readonly backEnd?: 'host' | 'memory'
   readonly dax?: Partial<DaxOptions>
@@ -157,18 +164,22 @@ export class DaxRig extends BaseRig<HostFileSystem | MemoryFileSystem> {
 
 /** For one test: no rule is broken in it, no descriptor is left, and no mapping. */
 export function daxRig(t: ExecutionContext, options: DaxRigOptions = {}): DaxRig {
+  return daxRigs(t, options)[0]!
+}
+
+/** Several of them, each with its own guest. */
+export function daxRigs(t: ExecutionContext, ...options: DaxRigOptions[]): DaxRig[] {
   const before = openDescriptors()
-  const made = new DaxRig(options)
+  const rigs = options.map(one => new DaxRig(one))
   t.teardown(() => {
-    made.end()
-    const { faults } = made.vmm
-    const { ranges, files } = made.window.table
-    const left = `${ranges.size} ranges, ${files.size} files`
-    made.close()
+    for (const one of rigs) one.end()
+    const faults = rigs.flatMap(one => one.vmm.faults)
+    const left = rigs.flatMap(one => [...one.window.table.ranges, ...one.window.table.files]).length
+    for (const one of rigs) one.close()
     if (faults.length > 0) throw new Error(`rules broken: ${faults.join('; ')}`)
-    if (left !== '0 ranges, 0 files') throw new Error(`left over: ${left}`)
+    if (left !== 0) throw new Error(`left over: ${left} ranges and files`)
     const surplus = openDescriptors() - before
     if (surplus !== 0) throw new Error(`left open: ${surplus} descriptors`)
   })
-  return made
+  return rigs
 }

@@ -38,6 +38,8 @@ export class FakeVmm {
   silent = false
   /** Called when a MAP came, before it is answered. */
   onMap: (fd: number) => void = () => undefined
+  /** Called when an UNMAP came, before it is done. */
+  onUnmap: (mapped: Mapped | undefined) => void = () => undefined
   /** Bytes sent instead of the next reply. */
   instead: Uint8Array | undefined
   readonly #front: FrontEnd
@@ -213,6 +215,7 @@ export class FakeVmm {
       return 1n
     }
     const mapped = this.mappings.get(at)
+    this.onUnmap(mapped)
     if (mapped === undefined || mapped.bytes !== bytes) return 1n
     this.mappings.delete(at)
     if (this.#options.regions === true)

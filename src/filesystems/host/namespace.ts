@@ -6,6 +6,7 @@ import {
   O_EXCL,
   O_NOFOLLOW,
   O_TMPFILE,
+  O_TRUNC,
   RENAME_EXCHANGE,
   S_IFDIR,
   S_IFMT,
@@ -14,6 +15,7 @@ import {
 import { statx } from '../../../protocol/linux/statx.js'
 import { isDotName } from '../../../protocol/fuse/names.js'
 import { EMPTY_PATH } from '../../native/context.js'
+import { openedEmpty } from '../../vfs/dax.js'
 import type { Outcome } from '../../vfs/filesystem.js'
 import type { EntryReply, OpenReply } from '../../vfs/replies.js'
 import type { Name, Request } from '../../vfs/request.js'
@@ -112,8 +114,19 @@ export function create(
     const found = lookup(host, parent, name, entry)
     if (found < 0) return found
     const node = host.nodes.get(entry.nodeid)!
-    const outcome = open(host, node, flags, killSuid, opened)
+    const outcome =
+      (flags & O_TRUNC) === 0
+        ? open(host, node, flags, killSuid, opened)
+        : openedEmpty(host.negotiated?.dax, node.nodeid, () =>
+            open(host, node, flags, killSuid, opened),
+          )
     if (outcome < 0) host.nodes.forget(node, 1)
+    // Its size is another now.
+    else if ((flags & O_TRUNC) !== 0) {
+      const { fd } = host.handle(opened.fh, false)!
+      if (host.context.statx(fd, EMPTY_PATH, 0, STATX_WANTED, host.statAt) >= 0)
+        host.fillAttributes(entry.attr, node)
+    }
     return outcome
   }
   if (fd < 0) return fd

@@ -31,7 +31,7 @@ import {
 } from '../../../protocol/linux/constants.js'
 import { native } from '../../native/addon.js'
 import type { Context } from '../../native/context.js'
-import type { DaxWindow, MappableFiles } from '../../vfs/dax.js'
+import { type DaxWindow, type MappableFiles, openedEmpty } from '../../vfs/dax.js'
 import {
   type Capabilities,
   type FileSystem,
@@ -528,7 +528,8 @@ export class MemoryFileSystem extends UnsupportedFileSystem implements FileSyste
     if (node === -Errno.EEXIST && (flags & O_EXCL) === 0) {
       const found = this.lookup(request, parent, name, entry)
       if (found < 0) return found
-      const outcome = this.open(request, entry.nodeid, flags, killSuid, opened)
+      const open = () => this.open(request, entry.nodeid, flags, killSuid, opened)
+      const outcome = (flags & O_TRUNC) === 0 ? open() : openedEmpty(this.#dax, entry.nodeid, open)
       if (outcome < 0) this.forget(entry.nodeid, 1)
       else this.#fill(entry.attr, this.#nodes.get(entry.nodeid)!)
       return outcome
