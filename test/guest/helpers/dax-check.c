@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -198,8 +199,219 @@ static int partner(const char *name, int parity, int rounds) {
   return 0;
 }
 
-static volatile sig_atomic_t hit;
-static void on_bus(int s) { (void)s; hit = 1; _exit(77); }
+static void on_bus(int s) { (void)s; _exit(77); }
+/* A child reads the byte: 77 for SIGBUS, else 0. */
+static int bus(volatile unsigned char *at) {
+  pid_t child = fork();
+  if (child == 0) { signal(SIGBUS, on_bus); (void)*at; _exit(0); }
+  int status;
+  CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status));
+  return WEXITSTATUS(status);
+}
+static unsigned char *map_whole(const char *name, int *fd) {
+  *fd = open(name, O_RDWR);
+  if (*fd < 0) FAIL("open %s", name);
+  unsigned char *m = mmap(0, size_of(*fd), PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
+  if (m == MAP_FAILED) FAIL("mmap %s", name);
+  return m;
+}
+static void all(const unsigned char *m, size_t from, size_t to, int byte) {
+  for (size_t i = from; i < to; i++) if (m[i] != byte) FAIL("byte %zu is %02x, not %02x", i, m[i], byte);
+}
+static void wait_for(const char *name) {
+  double limit = now() + 200;
+  while (access(name, F_OK) != 0) if (now() > limit) FAIL("%s does not come", name); else usleep(50000);
+}
+static void say_by_file(const char *name) { int fd = open(name, O_RDWR | O_CREAT, 0644); CHECK(fd >= 0); close(fd); }
+
+/* What becomes of files that stay mapped: a to e, 1 MiB each of their own letter. */
+static int shapes(void) {
+  int fa, fb, fc, fd, fe;
+  unsigned char *a = map_whole("a", &fa), *b = map_whole("b", &fb), *c = map_whole("c", &fc), *d = map_whole("d", &fd), *e = map_whole("e", &fe), byte[4];
+  /* Everything is mapped before anything is done. */
+  all(a, 0, MIB, 'a'), all(b, 0, MIB, 'b'), all(c, 0, MIB, 'c'), all(d, 0, MIB, 'd'), all(e, 0, MIB, 'e');
+
+  CHECK(rename("b", "a") == 0);
+  all(a, 0, MIB, 'a'), all(b, 0, MIB, 'b');
+  a[5] = 'A', b[7] = 'B';
+  int again = open("a", O_RDONLY);
+  CHECK(pread(again, byte, 4, 4) == 4 && !memcmp(byte, "bbbB", 4));
+  CHECK(unlink("a") == 0 && access("a", F_OK) != 0);
+  CHECK(a[5] == 'A' && b[7] == 'B' && pread(again, byte, 1, 7) == 1 && byte[0] == 'B');
+  b[MIB - 1] = '!';
+  CHECK(msync(b, MIB, MS_SYNC) == 0 && pread(again, byte, 1, MIB - 1) == 1 && byte[0] == '!');
+  CHECK(close(again) == 0 && close(fa) == 0 && munmap(a, MIB) == 0);
+  all(b, 8, MIB - 1, 'b');
+
+  CHECK(ftruncate(fc, 8192) == 0);
+  all(c, 0, 8192, 'c');
+  CHECK(bus(c + 8191) == 0 && bus(c + 8192) == 77 && bus(c + MIB - 1) == 77);
+  CHECK(ftruncate(fc, MIB) == 0);
+  all(c, 0, 8192, 'c'), all(c, 8192, MIB, 0);
+  c[500000] = 'C';
+  CHECK(pread(fc, byte, 1, 500000) == 1 && byte[0] == 'C');
+  CHECK(ftruncate(fc, 10000) == 0 && size_of(fc) == 10000);
+  CHECK(bus(c + 9999) == 0 && bus(c + 12288) == 77);
+  all(c, 8192, 12288, 0);
+  CHECK(truncate("c", 3 * MIB) == 0);
+  all(c, 8192, MIB, 0);
+
+  CHECK(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 65536, 131072) == 0);
+  all(d, 0, 65536, 'd'), all(d, 65536, 196608, 0), all(d, 196608, MIB, 'd');
+  d[70000] = 'D';
+  CHECK(pread(fd, byte, 1, 70000) == 1 && byte[0] == 'D');
+  if (fallocate(fd, FALLOC_FL_ZERO_RANGE, 300000, 1000) == 0) all(d, 300000, 301000, 0);
+  else memset(d + 300000, 0, 1000);
+  CHECK(fallocate(fd, FALLOC_FL_KEEP_SIZE, MIB, MIB) == 0 && size_of(fd) == MIB);
+  CHECK(msync(d, MIB, MS_SYNC) == 0);
+
+  int empty = open("e", O_RDWR | O_TRUNC);
+  CHECK(empty >= 0 && bus(e) == 77);
+  memset(byte, 'E', 4);
+  CHECK(pwrite(empty, byte, 4, 0) == 4 && !memcmp(e, "EEEE", 4) && bus(e + PAGE) == 77);
+  CHECK(pwrite(empty, byte, 4, MIB - 4) == 4 && e[MIB - 1] == 'E');
+  all(e, 4, MIB - 4, 0);
+  printf("shapes ok\n");
+  return 0;
+}
+
+/* Stores, then makes them durable, waiting for a word of the host before each. */
+static int disk(const char *name) {
+  int fd;
+  unsigned char *m = map_whole(name, &fd);
+  size_t n = size_of(fd);
+  for (size_t at = 0; at < n; at += PAGE) m[at] = 'm';
+  say_by_file("stored"), wait_for("stored-seen");
+  CHECK(msync(m, n, MS_SYNC) == 0);
+  say_by_file("msynced"), wait_for("msynced-seen");
+  for (size_t at = 0; at < n; at += PAGE) m[at] = 'f';
+  CHECK(pwrite(fd, "w", 1, 1) == 1 && fsync(fd) == 0);
+  say_by_file("fsynced"), wait_for("fsynced-seen");
+  for (size_t at = 0; at < n; at += PAGE) m[at] = 's';
+  sync();
+  say_by_file("all-synced");
+  printf("disk ok\n");
+  return 0;
+}
+
+/* Pages of the file that the page cache has and the disk has not: cachestat(2), Linux 6.5. */
+static int dirty(const char *name) {
+  struct { uint64_t off, len; } range = {0, 0};
+  struct { uint64_t cache, dirty, writeback, evicted, recently_evicted; } stat;
+  int fd = open(name, O_RDONLY);
+  CHECK(fd >= 0);
+  if (syscall(451, fd, &range, &stat, 0) != 0) { printf("unknown\n"); return 0; }
+  printf("%llu\n", (unsigned long long)(stat.dirty + stat.writeback));
+  return 0;
+}
+/* As many as a store into each page of a new file makes, or unknown. */
+static int dirty_probe(const char *name) {
+  int fd = open(name, O_RDWR | O_CREAT | O_TRUNC, 0644);
+  CHECK(fd >= 0 && ftruncate(fd, MIB) == 0);
+  close(fd);
+  unsigned char *m = map_whole(name, &fd);
+  for (int at = 0; at < MIB; at += PAGE) m[at] = 1;
+  return dirty(name);
+}
+
+enum { DUET_PAGES = 1024, DUET_BATCH = 48 };
+static uint32_t *duet_page(uint32_t turn, uint32_t page) {
+  static uint32_t words[PAGE / 4];
+  for (uint32_t i = 0; i < PAGE / 4; i++) words[i] = turn == 0 ? 0 : turn * 1000003u + page * 8191u + i;
+  return words;
+}
+/*
+ * Two guests write one file in turn, half of it through the mapping and half by pwrite; who is next checks every page of it
+ * first. Both know who wrote what. Parity 2 only looks, when all is done.
+ */
+static int duet(const char *name, unsigned parity, unsigned rounds) {
+  int fd;
+  unsigned char *m = map_whole(name, &fd);
+  static uint32_t writer[DUET_PAGES];
+  double limit = now() + 300;
+  for (uint32_t turn = 1; turn <= 2 * rounds + 1; turn++) {
+    int last = turn > 2 * rounds;
+    uint64_t s = turn * 0x9e3779b97f4a7c15ULL;
+    if (last || turn % 2 == parity) {
+      while (__atomic_load_n((uint32_t *)m, __ATOMIC_SEQ_CST) != turn - 1)
+        if (now() > limit) FAIL("turn %u does not come", turn); else usleep(200);
+      for (uint32_t page = 1; page < DUET_PAGES; page++)
+        if (memcmp(m + page * PAGE, duet_page(writer[page], page), PAGE)) FAIL("turn %u: page %u is not as turn %u wrote it", turn, page, writer[page]);
+    }
+    if (last) break;
+    for (int i = 0; i < DUET_BATCH; i++) {
+      s ^= s << 13, s ^= s >> 7, s ^= s << 17;
+      uint32_t page = 1 + s % (DUET_PAGES - 1);
+      writer[page] = turn;
+      if (turn % 2 != parity) continue;
+      if (s & (1 << 20)) memcpy(m + page * PAGE, duet_page(turn, page), PAGE);
+      else CHECK(pwrite(fd, duet_page(turn, page), PAGE, (off_t)page * PAGE) == PAGE);
+    }
+    if (turn % 2 == parity) __atomic_store_n((uint32_t *)m, turn, __ATOMIC_SEQ_CST);
+  }
+  printf("duet ok %u\n", 2 * rounds);
+  return 0;
+}
+
+/* Holds a mapping while somebody else cuts the file to `left` bytes, then sees what is left of it. */
+static int hold(const char *name, off_t left) {
+  int fd;
+  unsigned char *m = map_whole(name, &fd);
+  size_t n = size_of(fd);
+  all(m, 0, n, 99);
+  say_by_file("held"), wait_for("cut");
+  sleep(2);
+  /* What it thinks of the size has run out by now. */
+  CHECK(size_of(fd) == left);
+  all(m, 0, left, 99);
+  CHECK(bus(m + left - 1) == 0 && bus(m + left) == 77 && bus(m + n - 1) == 77);
+  printf("hold ok\n");
+  return 0;
+}
+
+/* One process appends odd pieces, one stores into what is there and one checks all of it, each by its own descriptor. */
+static int append(const char *name, int pieces) {
+  int fd;
+  unsigned char *m;
+  fd = open(name, O_RDWR);
+  CHECK(fd >= 0);
+  off_t start = size_of(fd), most = start + (off_t)pieces * 5000;
+  m = mmap(0, most, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  CHECK(m != MAP_FAILED);
+  volatile unsigned char *shared = mmap(0, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  pid_t writer = fork();
+  if (writer == 0) {
+    int to = open(name, O_WRONLY | O_APPEND);
+    unsigned char piece[5000];
+    for (int i = 0; i < pieces; i++) {
+      size_t len = 1 + rnd() % sizeof piece;
+      memset(piece, 1 + i % 100, len);
+      CHECK(write(to, piece, len) == (ssize_t)len);
+    }
+    shared[0] = 1;
+    _exit(0);
+  }
+  int ended = 0;
+  off_t checked = start;
+  while (!ended) {
+    ended = shared[0];
+    off_t n = size_of(fd);
+    for (; checked < n; checked++) {
+      if (m[checked] < 1 || m[checked] > 100) FAIL("byte %lld of %lld is %d", (long long)checked, (long long)n, m[checked]);
+      /* By the mapping, so that a later look finds it. */
+      m[checked] += 100;
+    }
+  }
+  int status;
+  CHECK(waitpid(writer, &status, 0) == writer && status == 0);
+  CHECK(checked == size_of(fd));
+  unsigned char *back = malloc(checked);
+  CHECK(pread(fd, back, checked, 0) == checked && !memcmp(back, m, checked));
+  for (off_t i = start; i < checked; i++) CHECK(back[i] > 100 && back[i] <= 200);
+  printf("append ok %lld\n", (long long)checked);
+  return 0;
+}
+
 /* Touches the byte at an offset: exit status 77 for SIGBUS. */
 static int touch(const char *name, long long at) {
   signal(SIGBUS, on_bus);
@@ -259,6 +471,13 @@ int main(int argc, char **argv) {
   if (!strcmp(what, "counters")) return counters(argv[2]);
   if (!strcmp(what, "partner")) return partner(argv[2], atoi(argv[3]), atoi(argv[4]));
   if (!strcmp(what, "touch")) return touch(argv[2], atoll(argv[3]));
+  if (!strcmp(what, "shapes")) return shapes();
+  if (!strcmp(what, "disk")) return disk(argv[2]);
+  if (!strcmp(what, "dirty")) return dirty(argv[2]);
+  if (!strcmp(what, "dirty-probe")) return dirty_probe(argv[2]);
+  if (!strcmp(what, "duet")) return duet(argv[2], atoi(argv[3]), atoi(argv[4]));
+  if (!strcmp(what, "hold")) return hold(argv[2], atoll(argv[3]));
+  if (!strcmp(what, "append")) return append(argv[2], atoi(argv[3]));
   if (!strcmp(what, "speed")) return speed(argv[2], atoi(argv[3]));
   return 2;
 }
