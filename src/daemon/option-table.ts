@@ -300,7 +300,7 @@ export const HEADINGS: readonly Heading[] = [
         name: 'dax',
         takes: 'equals',
         value: 'never|sealed|exclusive|always',
-        help: 'files mapped into that window: none; those nobody else can shorten (default: of a host directory none); those of whole pages; all. The last two are right only if nobody but the guest changes the size of files',
+        help: 'files mapped into that window: none; those nobody else can shorten (default: of a host directory none); those of whole pages; all. The last two are for shares where nobody but the guest changes the size of files: a VMM that touches what another has cut off dies of SIGBUS',
       },
     ],
   },

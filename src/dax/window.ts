@@ -56,6 +56,9 @@ export interface DaxCounters {
   /** Requests to the front end that went well. */
   maps: number
   unmaps: number
+  /** Microseconds of waiting for the front end to do these. */
+  mapUs: number
+  unmapUs: number
   /** Made longer for the moment of mapping. */
   padded: number
   /** Pieces behind earlier ones, since the file grew. */
@@ -84,6 +87,8 @@ function newCounters(): DaxCounters {
     removes: 0,
     maps: 0,
     unmaps: 0,
+    mapUs: 0,
+    unmapUs: 0,
     padded: 0,
     grown: 0,
     shrunk: 0,
@@ -259,6 +264,7 @@ export class Window implements DaxWindow {
     const bytes = target - range.covered
     const from = range.fileOffset + range.covered
     const { fd } = range.file
+    const start = performance.now()
     let outcome = mapper?.map(VIRTIO_FS_SHMCAP_ID_CACHE, fd, from, offset, bytes) ?? -Errno.EPIPE
     if (outcome === -Errno.EIO && mapper !== undefined) {
       // Something we do not know of may be there: of a guest before, or of a request that was not waited for.
@@ -275,6 +281,7 @@ export class Window implements DaxWindow {
     range.covered = target
     if (outcome < 0) return this.#refuse('front-end', -Errno.EIO)
     this.counters.maps++
+    this.counters.mapUs += Math.round((performance.now() - start) * 1000)
     return 0
   }
 
@@ -310,10 +317,13 @@ export class Window implements DaxWindow {
       const piece = range.pieces.pop()!
       this.#pieces--
       range.covered = piece.offset - range.offset
+      const start = performance.now()
       const outcome =
         this.mapper?.unmap(VIRTIO_FS_SHMCAP_ID_CACHE, piece.offset, piece.bytes) ?? -Errno.EPIPE
-      if (outcome >= 0) this.counters.unmaps++
-      else
+      if (outcome >= 0) {
+        this.counters.unmaps++
+        this.counters.unmapUs += Math.round((performance.now() - start) * 1000)
+      } else
         this.#log(
           'debug',
           `the front end does not unmap ${piece.bytes} bytes at ${piece.offset} (${outcome})`,

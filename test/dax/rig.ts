@@ -4,13 +4,19 @@ import type { DaxOptions } from '../../src/dax/options.js'
 import { FileWatcher } from '../../src/dax/watcher.js'
 import { Window } from '../../src/dax/window.js'
 import { Token } from '../../src/device/device.js'
-import type { HostFileSystem } from '../../src/filesystems/host/host-filesystem.js'
 import { MemoryFileSystem } from '../../src/filesystems/memory/memory-filesystem.js'
 import { CHANNEL_AT, DAX_AT } from '../../src/fuse/layout.js'
+import type { MappableFiles } from '../../src/vfs/dax.js'
 import { FakeVmm, type VmmOptions } from '../helpers/fake-vmm.js'
 import { concat, u32s, u64 } from '../helpers/front-end.js'
 import { FuseClient, type FuseReply } from '../helpers/fuse-client.js'
-import { BaseRig, hostFs, openDescriptors, type RigOptions } from '../helpers/rig.js'
+import {
+  BaseRig,
+  hostFs,
+  openDescriptors,
+  type RigFileSystem,
+  type RigOptions,
+} from '../helpers/rig.js'
 
 export const MIB = 1024 * 1024
 export const RANGE = 2 * MIB
@@ -24,8 +30,14 @@ export function pattern(bytes: number, salt = 0): Buffer {
   return data
 }
 
+export interface MappableFileSystem extends RigFileSystem {
+  readonly mappable: MappableFiles
+}
+
 export interface DaxRigOptions extends VmmOptions, Pick<RigOptions, 'host' | 'folder'> {
   readonly backEnd?: 'host' | 'memory'
+  /** In place of these. */
+  readonly makeFs?: () => MappableFileSystem
   readonly dax?: Partial<DaxOptions>
   /** Longest wait for an answer of the VMM. */
   readonly limitMs?: number
@@ -33,7 +45,7 @@ export interface DaxRigOptions extends VmmOptions, Pick<RigOptions, 'host' | 'fo
   readonly noDax?: boolean
 }
 
-export class DaxRig extends BaseRig<HostFileSystem | MemoryFileSystem> {
+export class DaxRig extends BaseRig<MappableFileSystem> {
   readonly window: Window
   readonly vmm: FakeVmm
   readonly initReply: FuseReply
@@ -52,10 +64,12 @@ export class DaxRig extends BaseRig<HostFileSystem | MemoryFileSystem> {
     super(
       { ...options, tag: 'dax', start: false },
       {
-        makeFs: (context, folder) =>
-          options.backEnd === 'memory'
+        makeFs: (context, folder) => {
+          if (options.makeFs !== undefined) return options.makeFs()
+          return options.backEnd === 'memory'
             ? new MemoryFileSystem(context)
-            : hostFs(context, folder, options.host),
+            : hostFs(context, folder, options.host)
+        },
         makeWindow(context, fs, log) {
           const window = new Window(context, DAX_AT, fs.mappable, dax, log)
           made.window = window

@@ -12,8 +12,12 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import test from 'ava'
+import { daxBench, MODES } from '../../scripts/bench/dax-run.js'
+import { findDaxLab } from '../../scripts/lab/qemu-dax.js'
 import { random } from '../helpers/random.js'
 import { check, counter, daxTest, lastWord, LIMIT_MS, MIB, PAGE } from './helpers/dax-lab.js'
+import { registerMissing } from './helpers/missing.js'
 
 const FILES = Number(process.env.DAX_FILES ?? 2500)
 
@@ -182,3 +186,18 @@ daxTest(
     t.true(late[count / 2]! < 100)
   },
 )
+
+const BENCH = 'the bench of DAX runs to its end and has a figure for every row'
+if ('missing' in findDaxLab()) registerMissing(BENCH, 'run "scripts/setup-dax"')
+else
+  test.serial(BENCH, async t => {
+    t.timeout(LIMIT_MS)
+    const { rows, map, unmap } = await daxBench({ rounds: 1, fileMiB: 2, reads: 50 })
+    t.is(rows.size, 7)
+    for (const [name, row] of rows)
+      for (const mode of MODES) t.true(row[mode] > 0, `${name} ${mode}`)
+    // Each of the two files, and the program that was copied from there.
+    t.is(map.count, 3)
+    t.is(unmap.count, 3)
+    t.true(map.us > 0 && unmap.us > 0)
+  })

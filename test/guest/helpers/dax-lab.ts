@@ -1,14 +1,13 @@
 /** Guest tests with a DAX window: QEMU 11.1 and Linux 7.2 (scripts/setup-dax). */
 import { execFileSync } from 'node:child_process'
-import { copyFileSync, mkdtempSync, rmSync, statSync, truncateSync } from 'node:fs'
+import { copyFileSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { Daemon } from '../../../scripts/lab/daemon.js'
 import type { QemuOptions } from '../../../scripts/lab/qemu.js'
-import { findDaxLab, runQemuDax } from '../../../scripts/lab/qemu-dax.js'
+import { compileCheck, findDaxLab, runQemuDax } from '../../../scripts/lab/qemu-dax.js'
 import { type GuestResult, TAG } from '../../../scripts/lab/uml.js'
-import { packageFile } from '../../../src/native/addon.js'
 import { registerMissing } from './missing.js'
 
 export const LIMIT_MS = 400_000
@@ -27,12 +26,10 @@ export interface Lab {
 
 let program = ''
 
-/** test/guest/helpers/dax-check.c, static: a guest's root is an initramfs of busybox. On the share it is `check`. */
+/** The guest's program; on the share it is `check`. */
 export function check(): string {
   if (program !== '') return program
-  program = join(mkdtempSync(join(tmpdir(), 'virtiofsd-check-')), 'dax-check')
-  const source = packageFile('test', 'guest', 'helpers', 'dax-check.c')
-  execFileSync('cc', ['-O1', '-Wall', '-static', source, '-o', program])
+  program = compileCheck(mkdtempSync(join(tmpdir(), 'virtiofsd-check-')))
   process.on('exit', () => rmSync(dirname(program), { recursive: true, force: true }))
   return program
 }
@@ -58,8 +55,6 @@ export function daxTest(
     t.timeout(LIMIT_MS + 60_000)
     const share = mkdtempSync(join(folder, 'virtiofsd-share-'))
     copyFileSync(check(), join(share, 'check'))
-    // A mount with `dax` reads nothing: what has an odd end is refused there, but with --dax=always.
-    truncateSync(join(share, 'check'), Math.ceil(statSync(check()).size / PAGE) * PAGE)
     const daemons: Daemon[] = []
     try {
       for (let i = 0; i < guests; i++)
