@@ -32,6 +32,7 @@ struct Mapping {
   uint8_t* base = nullptr;     // of the mmap
   size_t mapped = 0;           // bytes of the mmap
   int guard = -1;              // its place in the table of the SIGBUS handler (see memory_guard.cc)
+  bool viewsLast = false;      // ring views keep it mapped; otherwise they are detached at the end
   ~Mapping();
 };
 

@@ -129,7 +129,8 @@ void dropView(Context& c, size_t index) {
     napi_handle_scope scope;
     napi_open_handle_scope(c.env, &scope);
     napi_value buffer;
-    if (napi_get_reference_value(c.env, view.reference, &buffer) == napi_ok && buffer != nullptr)
+    if (!view.mapping->viewsLast && napi_get_reference_value(c.env, view.reference, &buffer) == napi_ok &&
+        buffer != nullptr)
       napi_detach_arraybuffer(c.env, buffer);
     napi_delete_reference(c.env, view.reference);
     napi_close_handle_scope(c.env, scope);
@@ -144,7 +145,7 @@ void dropViewsOf(Context& c, const Mapping* mapping) {
 
 bool overlaps(uint64_t a, uint64_t b, uint64_t aBytes, uint64_t bBytes) { return a < b + bBytes && b < a + aBytes; }
 
-int mapRegion(Context& c, int fd, uint64_t offset, Region region) {
+int mapRegion(Context& c, int fd, uint64_t offset, bool viewsLast, Region region) {
   // Addresses are handed around as doubles: they must be exact.
   const uint64_t safe = static_cast<uint64_t>(kMaxSafe);
   if (region.bytes == 0 || region.bytes > safe || region.guest > safe - region.bytes ||
@@ -170,6 +171,7 @@ int mapRegion(Context& c, int fd, uint64_t offset, Region region) {
   region.mapping = std::make_shared<Mapping>();
   region.mapping->base = static_cast<uint8_t*>(at);
   region.mapping->mapped = length;
+  region.mapping->viewsLast = viewsLast;
   region.mapping->guard = guardMapping(region.mapping->base, length);
   if (region.mapping->guard < 0) return -ENOSPC;
   region.host = region.mapping->base + before;
@@ -181,18 +183,22 @@ int mapRegion(Context& c, int fd, uint64_t offset, Region region) {
 }
 
 napi_value addRegion(napi_env env, napi_callback_info info) {
-  napi_value args[5];
+  napi_value args[6];
   void* data;
-  if (arguments(env, info, args, 5, &data) < 5) return typeError(env, "addRegion: five arguments");
+  const size_t count = arguments(env, info, args, 6, &data);
+  if (count < 5) return typeError(env, "addRegion: five arguments");
   Context& c = *static_cast<Context*>(data);
   int fd;
   uint64_t offset;
+  bool viewsLast = false;
   Region region;
+  if (count == 6 && napi_get_value_bool(env, args[5], &viewsLast) != napi_ok)
+    return typeError(env, "addRegion: a boolean");
   if (!toInt(env, args[0], &fd) || !toBig(env, args[1], &offset) || !toBig(env, args[2], &region.guest) ||
       !toBig(env, args[3], &region.user) || !toBig(env, args[4], &region.bytes))
     return typeError(env, "addRegion: a descriptor and four unsigned bigints");
   if (c.disposed) return number(env, -EBADF);
-  return number(env, mapRegion(c, fd, offset, std::move(region)));
+  return number(env, mapRegion(c, fd, offset, viewsLast, std::move(region)));
 }
 
 napi_value removeRegion(napi_env env, napi_callback_info info) {
@@ -225,6 +231,8 @@ napi_value clearRegions(napi_env env, napi_callback_info info) {
   return number(env, static_cast<double>(count));
 }
 
+void releaseMapping(napi_env, void*, void* held) { delete static_cast<std::shared_ptr<Mapping>*>(held); }
+
 napi_value mapView(napi_env env, napi_callback_info info) {
   napi_value args[3];
   void* data;
@@ -244,8 +252,12 @@ napi_value mapView(napi_env env, napi_callback_info info) {
   if (user % alignment != 0 || reinterpret_cast<uintptr_t>(view.host) % alignment != 0) return number(env, -EINVAL);
   view.bytes = bytes;
   napi_value buffer;
-  if (napi_create_external_arraybuffer(env, view.host, bytes, nullptr, nullptr, &buffer) != napi_ok)
+  auto* held = view.mapping->viewsLast ? new std::shared_ptr<Mapping>(view.mapping) : nullptr;
+  if (napi_create_external_arraybuffer(env, view.host, bytes, held == nullptr ? nullptr : releaseMapping, held,
+                                       &buffer) != napi_ok) {
+    delete held;
     return number(env, -ENOMEM);
+  }
   napi_create_reference(env, buffer, 1, &view.reference);
   c.views.push_back(std::move(view));
   return buffer;

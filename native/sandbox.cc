@@ -75,9 +75,16 @@ struct __attribute__((packed)) LandlockPath {
 };
 constexpr long kCreateRuleset = 444, kAddRule = 445, kRestrictSelf = 446;
 
+// Everything in a directory is allowed. 0 or -errno.
+int allow(int ruleset, uint64_t what, int directory) {
+  const LandlockPath rule = {what, directory};
+  return syscall(kAddRule, ruleset, 1, &rule, 0) == 0 ? 0 : -errno;
+}
+
 // A ruleset that allows everything in the directory and nothing elsewhere: its descriptor; -1 on kernels
-// that do not have it (before 5.19 it refused every rename between directories); or -errno.
-int makeRuleset(const char* path) {
+// that do not have it (before 5.19 it refused every rename between directories); or -errno. `files` is what
+// it rules over.
+int makeRuleset(const char* path, uint64_t* files) {
   const long version = syscall(kCreateRuleset, nullptr, 0, 1);
   if (version < 2) return -1;
   LandlockRules rules = {};
@@ -89,12 +96,24 @@ int makeRuleset(const char* path) {
   const size_t bytes = version >= 6 ? 24 : version >= 4 ? 16 : 8;
   const int ruleset = static_cast<int>(syscall(kCreateRuleset, &rules, bytes, 0));
   if (ruleset < 0) return -errno;
+  *files = rules.files;
   OwnedFd parent(open(path, O_PATH | O_DIRECTORY | O_CLOEXEC));
-  const LandlockPath rule = {rules.files, parent.fd};
-  if (parent.fd >= 0 && syscall(kAddRule, ruleset, 1, &rule, 0) == 0) return ruleset;
-  const int code = errno;
+  const int answer = parent.fd < 0 ? -errno : allow(ruleset, rules.files, parent.fd);
+  if (answer == 0) return ruleset;
   close(ruleset);
-  return -code;
+  return answer;
+}
+
+// A small file system in memory that is mounted nowhere: a descriptor on its root, or -errno (EPERM: it takes
+// CAP_SYS_ADMIN over the mount namespace). It is gone with the last descriptor.
+int makeStage() {
+  OwnedFd fs(static_cast<int>(syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC)));
+  if (fs.fd < 0 || syscall(SYS_fsconfig, fs.fd, FSCONFIG_SET_STRING, "size", "1m", 0) != 0 ||
+      syscall(SYS_fsconfig, fs.fd, FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0)
+    return -errno;
+  const unsigned flags = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+  const int root = static_cast<int>(syscall(SYS_fsmount, fs.fd, FSMOUNT_CLOEXEC, flags));
+  return root >= 0 ? root : -errno;
 }
 
 // The sets of this thread become their intersection with the mask; the bounding set, too.
@@ -168,9 +187,11 @@ int pivot(const char* path, const char** step) {
 
 enum Mode { kNone, kChroot, kNamespace, kNamespaceAndNet, kModes };
 
-int isolateProcess(int mode, const char* path, uint64_t capabilities, bool landlock, const char** step) {
+// `*stage`: the stage's root; -errno when there is none, which is no fault.
+int isolateProcess(int mode, const char* path, uint64_t capabilities, bool landlock, int* stage, const char** step) {
   *step = "making Landlock rules";
-  OwnedFd ruleset(landlock ? makeRuleset(path) : -1);
+  uint64_t files = 0;
+  OwnedFd ruleset(landlock ? makeRuleset(path, &files) : -1);
   if (ruleset.fd < -1) return ruleset.fd;
   *step = "unsharing the namespaces";
   const bool mounts = mode >= kNamespace;
@@ -181,6 +202,10 @@ int isolateProcess(int mode, const char* path, uint64_t capabilities, bool landl
   *step = "opening the namespaces";
   OwnedFd rootFd(mounts ? open("/", O_PATH | O_DIRECTORY | O_CLOEXEC) : -1);
   if ((mounts && (mountFd.fd < 0 || rootFd.fd < 0)) || (net && netFd.fd < 0)) return -errno;
+  *stage = makeStage();
+  *step = "making Landlock rules for the stage";
+  const int allowed = *stage >= 0 && ruleset.fd >= 0 ? allow(ruleset.fd, files, *stage) : 0;
+  if (allowed < 0) return allowed;
   *step = "cutting /proc/self/fd off";
   const int shut = mode == kNone ? 0 : shutProc();
   // Without CAP_SYS_ADMIN, as in a container, chroot has to do without.
@@ -200,7 +225,7 @@ int isolateProcess(int mode, const char* path, uint64_t capabilities, bool landl
   return limitThread(order);
 }
 
-// isolate(mode, sharedDir, capabilities, landlock): [answer, step]
+// isolate(mode, sharedDir, capabilities, landlock): [answer, step, stage]
 napi_value isolate(napi_env env, napi_callback_info info) {
   napi_value args[4];
   bool landlock;
@@ -212,8 +237,11 @@ napi_value isolate(napi_env env, napi_callback_info info) {
       napi_get_value_bool(env, args[3], &landlock) != napi_ok)
     return typeError(env, "isolate: a mode, a path, a mask and a boolean");
   const char* step = "";
-  const int answer = isolateProcess(mode, path.c_str(), capabilities, landlock, &step);
-  return outcome(env, answer, step);
+  int stage = -1;
+  const int answer = isolateProcess(mode, path.c_str(), capabilities, landlock, &stage, &step);
+  napi_value result = outcome(env, answer, step);
+  napi_set_element(env, result, 2, number(env, stage));
+  return result;
 }
 
 // The permitted set of the calling thread, as a bigint.

@@ -37,8 +37,9 @@ export async function runDaemon(
   endOnSignals(listener, log)
   try {
     await device.loaded()
-    isolate(options, sharedDir)
-    return await device.run(threadOptions(options, sharedDir, listener.fd, descriptors), log)
+    const stageFd = isolate(options, sharedDir)
+    const serving = threadOptions(options, sharedDir, listener.fd, descriptors)
+    return await device.run({ ...serving, stageFd }, log)
   } finally {
     listener.cleanUp()
   }
@@ -94,7 +95,7 @@ function threadOptions(
   sharedDir: string,
   listenerFd: number,
   descriptors: number,
-): ThreadOptions {
+): Omit<ThreadOptions, 'stageFd'> {
   const posixAcl = options.posixAcl !== 'never'
   const securityContext = options.securityLabel !== 'never'
   return {

@@ -77,9 +77,10 @@ function mapText(maps: readonly IdMap[], own: number): string {
 
 /**
  * Isolates the whole process. The device thread has loaded all it needs and waits; afterwards no module
- * can be loaded and no path outside the share exists. Errors: StartError; the process must then end.
+ * can be loaded and no path outside the share exists. Returns a directory in memory for the rehearsal (see
+ * src/device/rehearsal.ts), or -errno. Errors: StartError; the process must then end.
  */
-export function isolate(options: DaemonOptions, sharedDir: string): void {
+export function isolate(options: DaemonOptions, sharedDir: string): number {
   const mode = sandboxMode(options)
   if (mode === 'chroot' && process.geteuid?.() !== 0)
     throw new StartError(
@@ -88,7 +89,7 @@ export function isolate(options: DaemonOptions, sharedDir: string): void {
   const capabilities = capabilityMask(options.modcaps, options.inodeFileHandles !== 'never')
   // The run-time reads /etc/localtime when it first needs it. Afterwards that would be the guest's file.
   new Date().getTimezoneOffset()
-  const [answer, step] = native.isolate(
+  const [answer, step, stage] = native.isolate(
     mode === 'none'
       ? IsolationMode.none
       : mode === 'chroot'
@@ -103,6 +104,7 @@ export function isolate(options: DaemonOptions, sharedDir: string): void {
       `cannot set up --sandbox=${mode}: ${step} failed (${errnoName(answer)})${mode === 'namespace' ? '; in a container without CAP_SYS_ADMIN use --sandbox=chroot or none' : ''}`,
     )
   filter(options)
+  return stage
 }
 
 /**

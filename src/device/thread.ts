@@ -12,24 +12,14 @@ import { Window } from '../dax/window.js'
 import { HostChanges } from '../filesystems/host/host-changes.js'
 import { HostFileSystem } from '../filesystems/host/host-filesystem.js'
 import type { HostOptions } from '../filesystems/host/options.js'
-import {
-  ARENA_BYTES,
-  CHANNEL_AT,
-  DAX_AT,
-  MESSAGE_AT,
-  SCRATCH_AT,
-  TABLE_AT,
-  TABLE_BYTES,
-} from '../fuse/layout.js'
-import { FuseServer } from '../fuse/server.js'
-import type { SessionOptions } from '../fuse/session.js'
+import { ARENA_BYTES, CHANNEL_AT, DAX_AT, MESSAGE_AT, SCRATCH_AT } from '../fuse/layout.js'
 import { native } from '../native/addon.js'
 import { Context } from '../native/context.js'
 import type { Log, LogLevel } from '../vhost/log.js'
 import { VhostUserSession } from '../vhost/session.js'
-import { Chain } from '../virtio/chain.js'
-import { Device, Token } from './device.js'
-import { tracer } from './trace.js'
+import { type Device, Token } from './device.js'
+import { type DeviceSettings, makeDevice } from './make-device.js'
+import { Rehearsal } from './rehearsal.js'
 
 /** What the thread is started with. */
 export interface ThreadStart {
@@ -39,16 +29,15 @@ export interface ThreadStart {
 }
 
 /** What it is told when it may serve. */
-export interface ThreadOptions {
+export interface ThreadOptions extends DeviceSettings {
   /** Listening socket. The thread owns it: it accepts one connection and closes it. */
   readonly listenerFd: number
   /** Listen on, and serve the next front end when one has gone. */
   readonly reconnect: boolean
+  /** An empty directory in memory for the rehearsal, the thread's to close; negative: there is none. */
+  readonly stageFd: number
   readonly requestQueues: number
   readonly tag?: string | undefined
-  readonly pollUs: number
-  readonly logLevel: LogLevel
-  readonly fuse: SessionOptions
   readonly host: HostOptions
   /** undefined: no window. */
   readonly dax?: DaxOptions | undefined
@@ -64,6 +53,8 @@ export type ThreadMessage =
   /** The front end went, or the thread could not start. `violation` is empty when it just went. */
   | { readonly type: 'ended'; readonly violation: string }
 
+/** A front end that is there at once is not kept waiting. */
+const REHEARSE_AFTER_MS = 5
 const MAX_SEGMENTS = 32768 + 256
 
 function post(message: ThreadMessage): void {
@@ -74,6 +65,7 @@ function post(message: ThreadMessage): void {
 function main(
   context: Context,
   changes: HostChanges | number | undefined,
+  stageChanges: HostChanges | number | undefined,
   options: ThreadOptions,
 ): void {
   const log: Log = (level, message) => post({ type: 'log', level, message })
@@ -99,8 +91,9 @@ function main(
     post({ type: 'ended', violation: fs.startFault })
     return
   }
+  const rehearsal = new Rehearsal(context, options, stageChanges, log)
   do {
-    const socketFd = accept(context, options)
+    const socketFd = accept(context, options, rehearsal)
     post({ type: 'connected' })
     const violation = serve(context, fs, socketFd, options, log)
     native.closeFd(socketFd)
@@ -118,20 +111,8 @@ function serve(
   options: ThreadOptions,
   log: Log,
 ): string {
-  let device: Device
   const dax = options.dax && new Window(context, DAX_AT, fs.mappable, options.dax, log)
-  const server = new FuseServer(context, fs, {
-    ...options.fuse,
-    window: dax,
-    onComplete: (queue, head, written) => device.completed(queue, head, written),
-    onFault: (message, cause) =>
-      log('error', `${message}: ${cause instanceof Error ? cause.stack : String(cause)}`),
-    trace: options.logLevel === 'trace' ? tracer(log) : undefined,
-  })
-  device = new Device(context, new Chain(context, TABLE_AT, TABLE_BYTES), server, {
-    pollUs: options.pollUs,
-    log,
-  })
+  const { device, server } = makeDevice(context, fs, dax, options, log)
   native.setNonBlocking(socketFd, true)
   const session = new VhostUserSession(context, MESSAGE_AT, device, {
     socketFd,
@@ -186,14 +167,24 @@ function run(
   }
 }
 
-/** The next connection. */
-function accept(context: Context, { listenerFd, reconnect }: ThreadOptions): number {
+/** The next connection; until it comes there is a rehearsal. */
+function accept(
+  context: Context,
+  { listenerFd, reconnect }: ThreadOptions,
+  rehearsal: Rehearsal,
+): number {
   context.raw.watchFd(listenerFd, Token.listener, false)
   post({ type: 'ready' })
+  // The main thread says so first, even where there is one CPU.
+  let waitMs = REHEARSE_AFTER_MS
   for (;;) {
-    const ready = context.wait(-1, 0)
+    const ready = context.wait(waitMs, 0)
     const fd = ready > 0 ? native.unixAccept(listenerFd, 0) : -1
-    if (fd < 0) continue
+    if (fd < 0) {
+      waitMs = rehearsal.step() ? 0 : -1
+      continue
+    }
+    rehearsal.end()
     context.raw.unwatchFd(listenerFd)
     if (!reconnect) native.closeFd(listenerFd)
     return fd
@@ -202,8 +193,13 @@ function accept(context: Context, { listenerFd, reconnect }: ThreadOptions): num
 
 function start({ poolThreads, watchesChanges }: ThreadStart): void {
   const context = new Context({ arenaBytes: ARENA_BYTES, maxSegments: MAX_SEGMENTS, poolThreads })
-  const changes = watchesChanges ? HostChanges.open(context) : undefined
-  parentPort?.once('message', (options: ThreadOptions) => main(context, changes, options))
+  const open = (): HostChanges | number | undefined =>
+    watchesChanges ? HostChanges.open(context) : undefined
+  const changes = open()
+  const stageChanges = open()
+  parentPort?.once('message', (options: ThreadOptions) =>
+    main(context, changes, stageChanges, options),
+  )
   post({ type: 'loaded' })
 }
 

@@ -111,6 +111,8 @@ export interface RawContext extends HotCalls {
    * caller closes it afterwards. Errors, in order: EINVAL zero size, wrapped or unsafe address,
    * not a plain file; EEXIST overlaps a region's guest or user addresses; ENOSPC
    * more than 512 regions (or 4,096 mappings in the process); EOVERFLOW the file behind `fd` ends before offset + size; errno of mmap.
+   * With `viewsLast` views are never detached but keep the memory mapped until they are garbage: for memory
+   * of our own.
    */
   addRegion(
     fd: number,
@@ -118,6 +120,7 @@ export interface RawContext extends HotCalls {
     guestAddress: bigint,
     userAddress: bigint,
     bytes: bigint,
+    viewsLast?: boolean,
   ): number
   /**
    * Unmaps the region with exactly this guest address, user address and size. Ring views on it are
@@ -279,14 +282,15 @@ export interface NativeModule {
    * is an IsolationMode; `sharedDir` becomes the root (an absolute path). Capabilities outside the mask
    * are lost for good, for every thread, and no_new_privs is set. `landlock`: where the kernel has
    * Landlock (ABI 2 and newer) no file outside `sharedDir` can be opened any more. Answers 0 or -errno, and the step that
-   * failed: the process is then half isolated and must end.
+   * failed: the process is then half isolated and must end. `stage` is a descriptor on the root of an empty
+   * tmpfs of 1 MiB that is mounted nowhere, the caller's to close, or -errno: it takes CAP_SYS_ADMIN.
    */
   isolate(
     mode: number,
     sharedDir: string,
     capabilities: bigint,
     landlock: boolean,
-  ): [answer: number, step: string]
+  ): [answer: number, step: string, stage: number]
   /** The permitted capabilities of this thread as a mask, or -errno. */
   getCapabilities(): bigint | number
   /** Installs a seccomp filter on every thread: BPF instructions of 8 bytes. 0 or -errno (EBUSY: a thread has another filter). */

@@ -383,6 +383,24 @@ test('views are detached with their region, with all regions, and with the conte
   t.is(context.raw.clearRegions(), -E.EBADF)
 })
 
+test('views that last are not detached with their region, and keep it mapped', t => {
+  const context = makeContext(t)
+  const fd = own(t, native.memfd('lasting', PAGE))
+  t.is(context.raw.addRegion(fd, 0n, BigInt(GUEST), USER, BigInt(PAGE), true), 0)
+  const view = new Uint8Array(context.raw.mapView(USER, PAGE, 1) as ArrayBuffer)
+  const other = context.raw.mapView(USER, PAGE, 1) as ArrayBuffer
+  view[0] = 7
+  context.raw.unmapView(other)
+  t.is(other.byteLength, PAGE)
+  t.is(context.raw.removeRegion(BigInt(GUEST), USER, BigInt(PAGE)), 0)
+  t.is(view.length, PAGE)
+  t.is(view[0], 7)
+  t.is(mappings('lasting'), 1)
+  t.is(context.raw.mapView(USER, PAGE, 1), -E.EFAULT)
+  context.dispose()
+  t.is(view[0], 7)
+})
+
 test('a view that JavaScript forgot is no harm when its region goes', t => {
   const context = makeContext(t)
   const fd = own(t, native.memfd('forgotten', PAGE))

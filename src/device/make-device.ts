@@ -1,0 +1,40 @@
+/** Server and device on a file system: made in one place, so that those of a rehearsal have the same shapes. */
+import type { Window } from '../dax/window.js'
+import type { HostFileSystem } from '../filesystems/host/host-filesystem.js'
+import { TABLE_AT, TABLE_BYTES } from '../fuse/layout.js'
+import { FuseServer } from '../fuse/server.js'
+import type { SessionOptions } from '../fuse/session.js'
+import type { Context } from '../native/context.js'
+import type { Log, LogLevel } from '../vhost/log.js'
+import { Chain } from '../virtio/chain.js'
+import { Device } from './device.js'
+import { tracer } from './trace.js'
+
+export interface DeviceSettings {
+  readonly pollUs: number
+  readonly logLevel: LogLevel
+  readonly fuse: SessionOptions
+}
+
+export function makeDevice(
+  context: Context,
+  fs: HostFileSystem,
+  window: Window | undefined,
+  settings: DeviceSettings,
+  log: Log,
+): { readonly device: Device; readonly server: FuseServer } {
+  let device: Device
+  const server = new FuseServer(context, fs, {
+    ...settings.fuse,
+    window,
+    onComplete: (queue, head, written) => device.completed(queue, head, written),
+    onFault: (message, cause) =>
+      log('error', `${message}: ${cause instanceof Error ? cause.stack : String(cause)}`),
+    trace: settings.logLevel === 'trace' ? tracer(log) : undefined,
+  })
+  device = new Device(context, new Chain(context, TABLE_AT, TABLE_BYTES), server, {
+    pollUs: settings.pollUs,
+    log,
+  })
+  return { device, server }
+}
