@@ -2,6 +2,7 @@
 import { execFileSync } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
 import { cpus } from 'node:os'
+import { packageFile } from '../../src/native/addon.js'
 import { Daemon } from '../lab/daemon.js'
 import { Driver, type DriverOptions } from './driver.js'
 
@@ -23,6 +24,12 @@ export function programFrom(variable: 'PEER' | 'OURS' | 'OTHER'): readonly strin
   return words.length > 0 ? words : undefined
 }
 
+/** OURS, or the program as it is installed, which `npm run build` makes. */
+export function installedProgram(): readonly string[] {
+  const bundle = packageFile('dist', 'bundle', 'bin', 'virtiofsd.js')
+  return programFrom('OURS') ?? [process.execPath, bundle]
+}
+
 /** Version line of the peer. */
 export function peerVersion(): string {
   const [program, ...args] = programFrom('PEER') ?? []
@@ -31,9 +38,11 @@ export function peerVersion(): string {
 }
 
 /** All that can be measured here, by name. PEER is Rust virtiofsd's command line, OURS our own when it is not that of this checkout, OTHER a second build of ours to compare. */
-export function contestants(queues: number): ReadonlyMap<string, Contestant> {
+export function contestants(
+  queues: number,
+  ours: readonly string[] | undefined = programFrom('OURS'),
+): ReadonlyMap<string, Contestant> {
   const args = [...SAME, `--num-request-queues=${queues}`]
-  const ours = programFrom('OURS')
   const all: Contestant[] = [
     { name: 'ours', description: 'virtiofsd-ts', program: ours, args },
     {

@@ -13,9 +13,8 @@
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { packageFile } from '../../src/native/addon.js'
 import { Daemon } from '../lab/daemon.js'
-import { processTree, programFrom } from './contestants.js'
+import { installedProgram, processTree, programFrom } from './contestants.js'
 import { buildDriver, Driver } from './driver.js'
 import { median } from './statistics.js'
 import { makeMemoryTree } from './tree.js'
@@ -92,9 +91,8 @@ async function main(): Promise<void> {
       program: { type: 'string', multiple: true, default: [] },
     },
   })
-  const bundle = packageFile('dist', 'bundle', 'bin', 'virtiofsd.js')
   // Without polling, CPU time is that of the work.
-  const ours = [process.execPath, bundle, '--poll-us=0']
+  const ours = [...installedProgram(), '--poll-us=0']
   const programs = new Map<string, readonly string[]>([
     ['ours', ours],
     [AT_ONCE, ours],

@@ -13,7 +13,13 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { Daemon } from '../lab/daemon.js'
 import { runUml, TAG, type UmlKernel } from '../lab/uml.js'
-import { type Contestant, contestants, peerVersion, processTree } from './contestants.js'
+import {
+  type Contestant,
+  contestants,
+  installedProgram,
+  peerVersion,
+  processTree,
+} from './contestants.js'
 import { type GuestSummary, writeGuestResults } from './guest-report.js'
 import { machine } from './report.js'
 import { median } from './statistics.js'
@@ -156,7 +162,7 @@ async function main(): Promise<number> {
       },
     },
   })
-  const known = contestants(1)
+  const known = contestants(1, installedProgram())
   const chosen = values.contestants.split(',').flatMap(name => known.get(name) ?? [])
   const prefixes = values.steps.split(',')
   const steps = STEPS.filter(step => prefixes.some(prefix => step.name.startsWith(prefix)))

@@ -13,7 +13,13 @@ import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { cpus, loadavg, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { type Contestant, contestants, peerVersion, Running } from './contestants.js'
+import {
+  type Contestant,
+  contestants,
+  installedProgram,
+  peerVersion,
+  Running,
+} from './contestants.js'
 import { Driver, type Load, type Measurement, type Wait } from './driver.js'
 import { machine, writeResults } from './report.js'
 import { type Summary, summarize } from './statistics.js'
@@ -59,7 +65,7 @@ async function readSettings(argv: readonly string[]): Promise<Settings> {
   })
   const numbers = (text: string): number[] => text.split(',').map(Number)
   const queues = numbers(values.queues)
-  const known = contestants(Math.max(...queues))
+  const known = contestants(Math.max(...queues), installedProgram())
   const prefixes = values.rows.split(',')
   return {
     rounds: Number(values.rounds),

@@ -3,6 +3,7 @@ import { execFileSync } from 'node:child_process'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { packageFile } from '../../src/native/addon.js'
+import { makeNpmProject, npmCi } from './npm-project.js'
 
 const TREE_FOLDERS = 80
 const FILES_EACH = 50
@@ -64,6 +65,7 @@ export const STEPS: readonly Step[] = [
   { name: 'grep -r, cold', command: 'grep -r "no such word" tree || true', cold: true },
   { name: 'rm -r', command: 'rm -r out' },
   { name: 'compile', command: 'make -s -C sources -j2', cold: true },
+  { name: 'npm ci', command: npmCi('npm'), cold: true },
   {
     name: 'create and remove 2,000 files',
     command: 'mkdir many && cd many && touch $(seq 2000) && rm $(seq 2000)',
@@ -92,6 +94,7 @@ export function makeGuestTree(root: string): void {
   execFileSync('tar', ['cf', join(root, 'tree.tar'), '-C', tree, '--exclude=.git', '.'])
   mkdirSync(join(root, 'data'))
   makeSources(join(root, 'sources'))
+  makeNpmProject(join(root, 'npm'))
 }
 
 /** A library of small C files with a header each that includes the others. */
