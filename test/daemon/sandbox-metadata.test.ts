@@ -8,7 +8,7 @@ import type { FuseClient } from '../helpers/fuse-client.js'
 import { Place } from '../helpers/launch.js'
 import { guest, missing, MODES, started } from './sandbox-helpers.js'
 
-const WARM = 12
+const WARM = 24
 
 function mount(...args: string[]): void {
   execFileSync('mount', args)

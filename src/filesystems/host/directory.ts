@@ -41,8 +41,6 @@ export function readdir(
   const handle = host.handle(fh, true)
   if (handle === undefined) return host.noHandle(fh)
   const { context } = host
-  // A mark now makes what is learned of the names right.
-  if (sink.plus) host.metadata.askedName(handle.node)
   const from = host.scratchAt + ENTRIES_AT
   let seek = handle.cookieLow !== cookieLow || handle.cookieHigh !== cookieHigh ? 1 : 0
   let low = cookieLow
@@ -126,8 +124,9 @@ function fillEntry(
   const { entry } = sink
   const kept = host.fillKeptEntry(entry, node, nameAt, nameBytes)
   if (kept !== UNKNOWN) return kept >= 0
+  const learns = node.kept !== undefined
   const answer = host.context.statx(fd, nameAt, 0, STATX_WANTED, host.statAt)
   if (answer < 0 || host.fillEntry(entry, node, nameAt, nameBytes, fd, nameAt) < 0) return false
-  host.metadata.learnName(node, nameAt, nameBytes, host.nodes.get(entry.nodeid)!)
+  host.metadata.learnName(node, nameAt, nameBytes, host.nodes.get(entry.nodeid)!, learns)
   return true
 }

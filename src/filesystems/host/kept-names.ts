@@ -5,8 +5,6 @@
 import type { KeptInode } from './metadata-cache.js'
 import type { HostNode } from './node.js'
 
-/** Asked for so often, an inode or a name is worth keeping: a mark costs as much as three answers of the host. */
-export const WARM_ASKS = 4
 /** Places a name may take, from its hash on. */
 const WAYS = 4
 
@@ -16,7 +14,6 @@ class KeptName {
   names: number
   name: string
   node: HostNode | null
-  asks = 1
 
   constructor(dir: KeptInode, name: string, node: HostNode | null) {
     this.dir = dir
@@ -29,11 +26,11 @@ class KeptName {
 export class KeptNames {
   readonly #places: (KeptName | undefined)[]
   readonly #mask: number
-  readonly #bytes: Uint8Array
+  readonly #bytes: Buffer
   #next = 0
 
   /** `bytes`: the arena, where names to look for lie. Room for about twice `most` names. */
-  constructor(bytes: Uint8Array, most: number) {
+  constructor(bytes: Buffer, most: number) {
     this.#bytes = bytes
     const count = most === 0 ? 0 : 2 ** Math.ceil(Math.log2(most * 2)) + WAYS
     this.#places = new Array<KeptName | undefined>(count).fill(undefined)
@@ -50,22 +47,19 @@ export class KeptNames {
     return undefined
   }
 
-  /** True when the name has been asked for WARM_ASKS times already since names of the directory changed last. */
-  remember(dir: KeptInode, at: number, bytes: number, node: HostNode | null): boolean {
+  remember(dir: KeptInode, at: number, bytes: number, node: HostNode | null): void {
     const first = this.#hash(dir, at, bytes)
     let place = first + (this.#next++ & (WAYS - 1))
     for (let i = first; i < first + WAYS; i++) {
       const kept = this.#places[i]
       if (kept !== undefined && this.#is(kept, dir, at, bytes)) {
         kept.node = node
-        return ++kept.asks >= WARM_ASKS
+        return
       }
       if (kept === undefined || kept.names !== kept.dir.names) place = i
     }
-    let name = ''
-    for (let i = at; i < at + bytes; i++) name += String.fromCharCode(this.#bytes[i]!)
+    const name = this.#bytes.toString('latin1', at, at + bytes)
     this.#places[place] = new KeptName(dir, name, node)
-    return false
   }
 
   clear(): void {

@@ -22,10 +22,12 @@ import type { Mounts } from './mounts.js'
 import type { HostMount, HostNode } from './node.js'
 import type { HostNodes } from './nodes.js'
 import { type KeptMapping, KeptMappings } from './kept-mappings.js'
-import { KeptNames, WARM_ASKS } from './kept-names.js'
+import { KeptNames } from './kept-names.js'
 import { OTHER_AT } from './scratch.js'
 import { STATX_WANTED } from './stat.js'
 
+/** Asked for so often, an inode is worth a mark, which costs about as much as so many answers of the host. */
+const WARM_ASKS = 12
 /** Asks that an inode takes again, when it lost its mark because it changed. */
 const WARM_AGAIN_ASKS = 64
 /** Worth of an inode: one more with each answer from here, less with each change; below 0 it loses its mark. */
@@ -63,7 +65,7 @@ export class KeptInode {
   askedAt = 0
   /** Only the guest has changed the file's data by system calls since it opened the file last, which had these times then. */
   dataKnown = false
-  readonly dataTimes = new Float64Array(4)
+  dataTimes: Float64Array | undefined = undefined
   /** Of a file that is read in small pieces; see kept-mappings.ts. */
   mapping: KeptMapping | undefined = undefined
   smallReads = 0
@@ -131,7 +133,7 @@ export class MetadataCache implements ChangeSink {
     const kept = new ArrayBuffer(this.#most * STATX_BYTES)
     this.view = new DataView(kept)
     this.#words = new Uint32Array(kept)
-    this.#names = new KeptNames(context.bytes, this.#most)
+    this.#names = new KeptNames(this.#arena, this.#most)
     for (let slot = this.#most - 1; slot >= 0; slot--) this.#free.push(slot * STATX_BYTES)
   }
 
@@ -188,19 +190,21 @@ export class MetadataCache implements ChangeSink {
     return found
   }
 
-  /** What names of `dir` were asked for: the host is about to be asked. Pass the answer to `learnName`. */
-  askedName(dir: HostNode): boolean {
-    if (dir.kept !== undefined) return true
-    this.asked(dir)
-    return false
-  }
-
-  /** The host was asked for a name of `dir` after `askedName` said true; `node` null: there is none. */
-  learnName(dir: HostNode, nameAt: number, nameBytes: number, node: HostNode | null): void {
-    if (dir.kept === undefined) return
-    const again = this.#names.remember(dir.kept, nameAt, nameBytes, node)
-    // A guest that gives its lookup back each time comes with a new node each time.
-    if (again && node !== null && node.kept === undefined && node.asks >= 0) this.#keep(node)
+  /**
+   * The host was asked for a name of `dir`: `node`, or null when there is none by that name. `learns`: the directory
+   * had a mark before the host was asked.
+   */
+  learnName(
+    dir: HostNode,
+    nameAt: number,
+    nameBytes: number,
+    node: HostNode | null,
+    learns: boolean,
+  ): void {
+    if (!learns) {
+      // Names that are looked up once, one after the other, are not worth anything.
+      if (node === null || node.asks !== 1) this.asked(dir)
+    } else if (dir.kept !== undefined) this.#names.remember(dir.kept, nameAt, nameBytes, node)
   }
 
   /** The host was asked for the node's struct statx, which lies in the arena at `statAt`. */
@@ -235,7 +239,9 @@ export class MetadataCache implements ChangeSink {
     const { kept } = node
     if (at < 0 || kept === undefined) return false
     const { view } = this
-    const { dataTimes, dataKnown } = kept
+    const { dataKnown } = kept
+    kept.dataTimes ??= new Float64Array(DATA_TIMES.length)
+    const { dataTimes } = kept
     let same = true
     for (let i = 0; i < DATA_TIMES.length; i++) {
       const now = DATA_TIMES[i]!.get(view, at)
@@ -334,13 +340,11 @@ export class MetadataCache implements ChangeSink {
   #keep(node: HostNode): void {
     node.asks = WARM_ASKS - WARM_AGAIN_ASKS
     if (!this.#worthKeeping(node) || (this.#free.length === 0 && !this.#makeRoom())) return
-    const fd = this.#nodes.pathFdOf(node)
-    if (fd < 0 || !this.#learnMount(node.mount, fd)) return
-    const directory = node.type === S_IFDIR
-    const key = this.#keyOf(node.mount, fd)
+    const hadFd = node.fdAtHand >= 0
+    const key = this.#mark(node)
+    // Open for this alone: a table of descriptors that grows costs more than all the rest.
+    if (!hadFd && !node.nameless) this.#nodes.descriptors.close(node)
     if (key === undefined) return
-    const fault = this.#changes!.add(fd, directory)
-    if (fault < 0) return
     this.counters.marks++
     const kept = new KeptInode(node, key, this.#free.pop()!)
     kept.names = ++this.#nameVersion
@@ -350,6 +354,15 @@ export class MetadataCache implements ChangeSink {
     this.#inodes.push(kept)
     node.kept = kept
     this.#nodes.hold(node)
+  }
+
+  /** From here on events of the node's inode are told, under the key returned; undefined: they cannot be. */
+  #mark(node: HostNode): string | undefined {
+    const fd = this.#nodes.pathFdOf(node)
+    if (fd < 0 || !this.#learnMount(node.mount, fd)) return undefined
+    const key = this.#keyOf(node.mount, fd)
+    const directory = node.type === S_IFDIR
+    return key !== undefined && this.#changes!.add(fd, directory) >= 0 ? key : undefined
   }
 
   /** As protocol/linux/fanotify.ts has it; undefined where there are no file handles. */
@@ -411,8 +424,10 @@ export class MetadataCache implements ChangeSink {
     }
     if (!this.#unlinkKey(kept)) {
       // The mark may stay where the inode is out of reach: it goes with the inode.
+      const hadFd = node.fdAtHand >= 0
       const fd = this.#nodes.pathFdOf(node)
       if (fd >= 0) this.#changes!.remove(fd, node.type === S_IFDIR)
+      if (!hadFd && !node.nameless) this.#nodes.descriptors.close(node)
     }
     node.asks = 0 - asks
     this.#free.push(kept.at)

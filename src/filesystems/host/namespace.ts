@@ -33,16 +33,16 @@ export function lookup(host: HostState, parent: HostNode, name: Name, entry: Ent
   const dir = host.nodes.fdOf(parent)
   if (dir < 0) return dir
   const { metadata } = host
-  // `.` and `..` are no names of a node.
-  const learns = metadata.askedName(parent) && !isDotName(host.context.bytes, name.at, name.bytes)
+  const learns = parent.kept !== undefined
   const fault = host.statName(dir, name)
   if (fault < 0) {
-    if (learns && fault === -Errno.ENOENT) metadata.learnName(parent, name.at, name.bytes, null)
+    if (fault === -Errno.ENOENT) metadata.learnName(parent, name.at, name.bytes, null, learns)
     return fault
   }
   const outcome = host.fillEntry(entry, parent, name.at, name.bytes, dir, name.at)
-  if (learns && outcome >= 0)
-    metadata.learnName(parent, name.at, name.bytes, host.nodes.get(entry.nodeid)!)
+  // `.` and `..` are no names of a node.
+  if (outcome >= 0 && !isDotName(host.context.bytes, name.at, name.bytes))
+    metadata.learnName(parent, name.at, name.bytes, host.nodes.get(entry.nodeid)!, learns)
   return outcome
 }
 
