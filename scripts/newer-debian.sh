@@ -10,7 +10,8 @@ newer_debian() {
   echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${mirror:-http://deb.debian.org/debian} $1 main" >"$folder/sources.list"
   # Nothing is installed there, so that whatever a package depends on is named.
   : >"$folder/status"
-  apt_newer=(-o Dir::Etc::sourcelist="$folder/sources.list" -o Dir::Etc::sourceparts=/dev/null
+  # A mirror that stands still serves lists whose time has run out; they are signed all the same.
+  apt_newer=(-o Acquire::Check-Valid-Until=false -o Dir::Etc::sourcelist="$folder/sources.list" -o Dir::Etc::sourceparts=/dev/null
     -o Dir::Etc::preferences=/dev/null -o Dir::Etc::preferencesparts=/dev/null
     -o Dir::State="$folder" -o Dir::State::lists="$folder/lists" -o Dir::State::status="$folder/status" -o Dir::Cache="$folder"
     -o Acquire::Languages=none -o Acquire::Retries=5 -o Acquire::http::Timeout=60 -o APT::Sandbox::User=root

@@ -59,8 +59,9 @@ export interface DaxCounters {
   /** Microseconds of waiting for the front end to do these. */
   mapUs: number
   unmapUs: number
-  /** Made longer for the moment of mapping. */
+  /** Made longer for the moment of mapping; of these, while somebody else changed the size. */
   padded: number
+  disturbed: number
   /** Pieces behind earlier ones, since the file grew. */
   grown: number
   /** Mappings cut as the file was made shorter: by the guest, by others. */
@@ -90,6 +91,7 @@ function newCounters(): DaxCounters {
     mapUs: 0,
     unmapUs: 0,
     padded: 0,
+    disturbed: 0,
     grown: 0,
     shrunk: 0,
     shrunkByOthers: 0,
@@ -121,11 +123,12 @@ export class Window implements DaxWindow {
   readonly #files: MappableFiles
   readonly #options: DaxOptions
   readonly #log: DaxLog
-  /** Nodes whose files could be opened for the window, or not. */
   /** Live ones, of all ranges. */
   #pieces = 0
   readonly #watched = new Map<number, MappedFile>()
+  /** Nodes whose files could be opened for the window, or not. */
   readonly #openable = new Map<number, boolean>()
+  #distrusted = false
 
   /** `arenaAt`: WINDOW_BYTES. */
   constructor(
@@ -303,6 +306,12 @@ export class Window implements DaxWindow {
     if (fault < 0) return this.#refuse('size', -Errno.EIO)
     const outcome = action()
     if (this.#sizeOf(file) === needs) context.ftruncate(file.fd, size)
+    else {
+      this.counters.disturbed++
+      this.#distrust(
+        `the size of a file changed while it was lengthened from ${size} to ${needs} bytes to be mapped: what was appended lies behind zeros`,
+      )
+    }
     if (keeps) {
       const { view } = context
       const sec = statx.f.stx_mtime_sec.get(view, this.#at)
@@ -409,7 +418,18 @@ export class Window implements DaxWindow {
       this.#cut(range, Math.max(0, pageUp(size - range.fileOffset)))
       this.#cover(range, size, 'growth')
     }
-    this.#log('debug', `a mapped file was cut to ${size} bytes by somebody else: unmapped`)
+    this.#distrust(`a mapped file was cut to ${size} bytes by somebody else: unmapped`)
+  }
+
+  /** Somebody does what the policy trusts that nobody does: said aloud once. */
+  #distrust(what: string): void {
+    this.#log('debug', what)
+    if (this.#distrusted) return
+    this.#distrusted = true
+    this.#log(
+      'warn',
+      `${what}. --dax=${this.#options.policy} is for shares where only this guest changes the size of files: else its VMM may be killed by SIGBUS, or a file damaged`,
+    )
   }
 
   /** The watcher saw the file of this watch change (-1: it has lost count): what is gone from it is unmapped at once. */

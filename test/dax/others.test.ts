@@ -82,6 +82,29 @@ test('two daemons: one guest makes the file longer by writes; the other has it i
   }
 })
 
+test('a host that appends in the moment in which a file is lengthened is noticed, and said aloud', t => {
+  const r = daxRig(t, { dax: { policy: 'always' } })
+  const path = join(r.folder, 'f')
+  writeFileSync(path, pattern(10_000))
+  r.vmm.onMap = () => appendFileSync(path, 'appended')
+  t.is(r.setup(r.guest.lookup(1, 'f'), 0), 0)
+  t.is(r.window.counters.disturbed, 1)
+  t.regex(r.log.join(), /lies behind zeros.*--dax=always is for shares where only this guest/)
+})
+
+test('that the trust is broken is said aloud once', t => {
+  const r = daxRig(t)
+  for (const name of ['f', 'g']) {
+    const path = join(r.folder, name)
+    writeFileSync(path, pattern(MIB))
+    t.is(r.setup(r.guest.lookup(1, name), name === 'f' ? 0 : RANGE), 0)
+    truncateSync(path, PAGE)
+    notice(r)
+  }
+  t.is(r.window.counters.shrunkByOthers, 2)
+  t.is(r.log.filter(line => /^warn: a mapped file was cut to 4096 bytes/.test(line)).length, 1)
+})
+
 // --- a process of the host --------------------------------------------------------------------------
 
 for (const policy of ['exclusive', 'always'] as const)

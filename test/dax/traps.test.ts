@@ -16,7 +16,7 @@
  * | each mapping is a memory region, asked on the main socket meanwhile | window.test.ts "memory regions" | every one |
  * | the 512th region aborts QEMU | "too many" | - (by hand: it aborts) |
  */
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import {
   copyFileSync,
@@ -68,6 +68,18 @@ test('trap 1: a program that runs cannot be opened for writing: it is not said t
   t.deepEqual(r.vmm.journal, [])
   running.kill('SIGKILL')
   await once(running, 'exit')
+})
+
+test('trap 1: and the other way round, the host cannot start a program that is mapped', t => {
+  const r = daxRig(t)
+  const path = join(r.folder, 'true')
+  copyFileSync('/bin/true', path)
+  truncateSync(path, Math.ceil(statSync(path).size / PAGE) * PAGE)
+  t.is(spawnSync(path).status, 0)
+  t.is(r.setup(r.guest.lookup(1, 'true'), 0), 0)
+  t.is((spawnSync(path).error as NodeJS.ErrnoException | undefined)?.code, 'ETXTBSY')
+  r.remove([0, RANGE])
+  t.is(spawnSync(path).status, 0)
 })
 
 test('trap 2: of a file of whole pages just these are mapped, however much the guest asks for', t => {

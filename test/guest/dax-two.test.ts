@@ -64,5 +64,5 @@ daxTest(
     t.is(await counter(daemons[0]!, 'shrunkByOthers'), 1)
     t.is(await counter(daemons[1]!, 'shrunk'), 1)
   },
-  { guests: 2 },
+  { guests: 2, others: true },
 )
