@@ -1,0 +1,584 @@
+/**
+ * Locks of the guest's processes as locks of the host, so that other guests and the host's processes
+ * heed them and are heeded.
+ *
+ * flock(2) locks belong to an open file, and each open file of the guest is one of ours: they are taken on
+ * its descriptor. POSIX locks belong to an owner (a process, or an open file with F_OFD_SETLK), whatever
+ * it opened the file by: each owner gets an open file of its own for each node it has locks on, and
+ * open-file-description locks on that. The kernel drops them all with the process.
+ *
+ * Who must wait does so without a thread while an owner of this guest is in the way: that one's release
+ * passes through here. Else a thread of its own waits in the kernel, unless an earlier request that
+ * waits there is in the way of no more than this one: as long as that one waits, this one would.
+ *
+ * Source: fs/fuse/file.c of Linux 6.1 (fuse_setlk, fuse_getlk, fuse_flush), fcntl(2), flock(2).
+ */
+import { Errno } from '../../../protocol/errno.js'
+import {
+  F_OFD_GETLK,
+  F_OFD_SETLK,
+  F_RDLCK,
+  F_UNLCK,
+  F_WRLCK,
+  LOCK_EX,
+  LOCK_NB,
+  LOCK_SH,
+  LOCK_UN,
+  O_ACCMODE,
+  O_RDONLY,
+  O_RDWR,
+  O_WRONLY,
+} from '../../../protocol/linux/constants.js'
+import { native, PoolCall } from '../../native/addon.js'
+import { type Outcome, OWN_JOBS, PENDING } from '../../vfs/filesystem.js'
+import type { LockRange, Request } from '../../vfs/request.js'
+import type { HostHandle } from './handles.js'
+import { type HeldRange, LockRanges } from './lock-ranges.js'
+import type { HostNode } from './node.js'
+import { OTHER_AT } from './scratch.js'
+import type { HostState } from './state.js'
+
+/** Pieces of files one guest may have locked: the host keeps each in a list that it walks. */
+const MAX_RANGES = 16384
+/** Owners looked at for a deadlock; the kernel gives up after 10. */
+const MAX_DEADLOCK_OWNERS = 64
+const MAX_JOB_NUMBER = 2 ** 29
+const NO_JOB = -1
+
+/** Of F_RDLCK, F_WRLCK, F_UNLCK. */
+const FLOCK_OPERATIONS = [LOCK_SH, LOCK_EX, LOCK_UN] as const
+
+/** Open for reading only refuses F_WRLCK, for writing only F_RDLCK. */
+function allows(mode: number, type: number): boolean {
+  return mode === O_RDWR || (type === F_RDLCK ? mode === O_RDONLY : mode === O_WRONLY)
+}
+
+/** Bytes as fcntl(2) counts them: 0 is "to the end". */
+function length(start: number, end: number): number {
+  return Number.isFinite(end) ? end - start + 1 : 0
+}
+
+/** The owners of one kind of locks on one node, and who waits for them. */
+class LockSpace {
+  readonly node: HostNode
+  readonly flock: boolean
+  readonly holders = new Map<HostHandle | string, Holder>()
+  /** In the order they came. */
+  readonly waits: Wait[] = []
+  scheduling = false
+  /** Something was released since the waits were looked at. */
+  changed = false
+
+  constructor(node: HostNode, flock: boolean) {
+    this.node = node
+    this.flock = flock
+  }
+}
+
+class Holder {
+  readonly space: LockSpace
+  /** The handle whose flock locks these are, or the POSIX owner. */
+  readonly key: HostHandle | string
+  /** Where it was first used; what is left goes with it. */
+  readonly handle: HostHandle
+  readonly ranges = new LockRanges()
+  /** What it locks on: the handle's own, or one opened for this; -1: not yet. */
+  fd: number
+  mode: number
+  /** In the guest, of the last to lock. */
+  pid = 0
+  waiting = 0
+
+  constructor(space: LockSpace, key: HostHandle | string, handle: HostHandle) {
+    this.space = space
+    this.key = key
+    this.handle = handle
+    this.fd = space.flock ? handle.fd : -1
+    this.mode = O_RDWR
+  }
+}
+
+interface Wait {
+  readonly holder: Holder
+  readonly type: number
+  readonly start: number
+  readonly end: number
+  readonly pid: number
+  readonly request: Request
+  readonly token: number
+  /** Its thread's job, or NO_JOB. */
+  job: number
+}
+
+/** What a thread waits for. */
+interface WaitJob {
+  /** A duplicate: the guest may close its file meanwhile. */
+  fd: number
+  readonly wait: Wait
+  /** The wait was given up; should the lock come all the same, it must go back. */
+  abandoned: boolean
+}
+
+export class HostLocks {
+  readonly #host: HostState
+  readonly #posix = new Map<HostNode, LockSpace>()
+  readonly #flock = new Map<HostNode, LockSpace>()
+  readonly #waits = new Map<number, Wait>()
+  readonly #jobs = new Map<number, WaitJob>()
+  #nextJob = 0
+  #opened = 0
+  #rangeCount = 0
+  #clearing = false
+
+  constructor(host: HostState) {
+    this.#host = host
+  }
+
+  /** Descriptors in use besides those of open files. */
+  get descriptors(): number {
+    return this.#opened + this.#jobs.size
+  }
+  /** Pieces of files that are locked. */
+  get heldCount(): number {
+    return this.#rangeCount
+  }
+  get waitingCount(): number {
+    return this.#waits.size
+  }
+  /** Threads that wait in the kernel. */
+  get threadCount(): number {
+    return this.#jobs.size
+  }
+
+  // --- requests -------------------------------------------------------------------------------------
+
+  setlk(request: Request, nodeid: number, fh: number, range: LockRange, wait: boolean): Outcome {
+    const handle = this.#handle(nodeid, fh, range)
+    if (typeof handle === 'number') return handle
+    const { type, start, end, pid } = range
+    const key = range.flock ? handle : ownerKey(range.ownerLow, range.ownerHigh)
+    const spaces = range.flock ? this.#flock : this.#posix
+    let space = spaces.get(handle.node)
+    let holder = space?.holders.get(key)
+    if (type === F_UNLCK) return holder === undefined ? 0 : this.#unlock(holder, start, end)
+    const mode = handle.flags & O_ACCMODE
+    if (!range.flock && mode !== O_RDWR && !allows(mode, type)) return -Errno.EBADF
+    if (this.#rangeCount >= MAX_RANGES) return -Errno.ENOLCK
+    if (space === undefined) {
+      space = new LockSpace(handle.node, range.flock)
+      spaces.set(handle.node, space)
+    }
+    if (holder === undefined) {
+      holder = new Holder(space, key, handle)
+      space.holders.set(key, holder)
+    }
+    let answer = this.#openFor(holder, handle, type)
+    if (answer >= 0) answer = this.#take(holder, type, start, end, pid)
+    if (answer === -Errno.EAGAIN && wait)
+      answer = this.#wait(request, holder, type, start, end, pid)
+    // What this owner has now may be in the way of the thread that its other waits rely on.
+    if (holder.waiting > 0) space.changed = true
+    this.#schedule(space)
+    this.#tidy(holder)
+    return answer
+  }
+
+  getlk(nodeid: number, fh: number, range: LockRange): Outcome {
+    const handle = this.#handle(nodeid, fh, range)
+    if (typeof handle === 'number') return handle
+    if (range.flock || range.type === F_UNLCK) return -Errno.EINVAL
+    const { context, scratchAt } = this.#host
+    const space = this.#posix.get(handle.node)
+    const own = space?.holders.get(ownerKey(range.ownerLow, range.ownerHigh))
+    // On the owner's descriptor its own locks are not in its way; the handle's has none.
+    const fd = own !== undefined && own.fd >= 0 ? own.fd : handle.fd
+    const at = scratchAt + OTHER_AT
+    const { start, end } = range
+    const fault = context.ofdLock(fd, F_OFD_GETLK, range.type, start, length(start, end), at)
+    if (fault < 0) return fault
+    const { view } = context
+    range.type = view.getInt32(at, true)
+    if (range.type === F_UNLCK) return 0
+    const bytes = Number(view.getBigInt64(at + 16, true))
+    range.start = Number(view.getBigInt64(at + 8, true))
+    range.end = bytes === 0 ? Number.POSITIVE_INFINITY : range.start + bytes - 1
+    // A process of the host or of another guest has no number that means anything in this one.
+    range.pid = 0
+    for (const holder of space?.holders.values() ?? []) {
+      const seen =
+        holder === own ? undefined : holder.ranges.conflict(range.start, range.end, F_WRLCK)
+      if (seen !== undefined && seen.start === range.start && seen.type === range.type)
+        range.pid = holder.pid
+    }
+    return 0
+  }
+
+  #handle(nodeid: number, fh: number, { flock }: LockRange): HostHandle | number {
+    const { flockLocks, posixLocks } = this.#host.options
+    if (!(flock ? flockLocks : posixLocks)) return -Errno.ENOSYS
+    const handle = this.#host.handle(fh, false)
+    if (handle === undefined) return this.#host.noHandle(fh)
+    return handle.node.nodeid === nodeid ? handle : -Errno.EBADF
+  }
+
+  /** FLUSH: a process has closed the node's file, once: its POSIX locks there go, whatever else it has open. */
+  flushed(node: HostNode, ownerLow: number, ownerHigh: number): void {
+    const space = this.#posix.get(node)
+    if (space === undefined) return
+    const holder = space.holders.get(ownerKey(ownerLow, ownerHigh))
+    if (holder === undefined) return
+    if (holder.waiting > 0) {
+      this.#unlock(holder, 0, Number.POSITIVE_INFINITY)
+      return
+    }
+    this.#drop(holder)
+    this.#schedule(space)
+  }
+
+  /** The handle is about to be closed: what was locked through it goes. */
+  released(handle: HostHandle): void {
+    for (const spaces of [this.#posix, this.#flock]) {
+      const space = spaces.get(handle.node)
+      if (space === undefined) continue
+      let found = false
+      for (const holder of space.holders.values()) {
+        if (holder.handle !== handle) continue
+        found = true
+        for (const wait of space.waits.filter(one => one.holder === holder))
+          this.#giveUp(wait, -Errno.EBADF)
+        this.#drop(holder)
+      }
+      if (found) this.#schedule(space)
+    }
+  }
+
+  /** See FileSystem.interrupt. */
+  interrupt(token: number, outcome: Outcome): boolean {
+    const wait = this.#waits.get(token)
+    if (wait === undefined) return false
+    const { space } = wait.holder
+    this.#giveUp(wait, outcome)
+    this.#schedule(space)
+    this.#tidy(wait.holder)
+    return true
+  }
+
+  /** Nothing of the guest is left; who still waits is answered ENOLCK. */
+  clear(): void {
+    this.#clearing = true
+    for (const wait of [...this.#waits.values()]) this.#giveUp(wait, -Errno.ENOLCK)
+    for (const spaces of [this.#posix, this.#flock])
+      for (const space of [...spaces.values()])
+        for (const holder of [...space.holders.values()]) this.#drop(holder)
+    this.#clearing = false
+  }
+
+  /** Closes what is open for owners without a lock. */
+  closeIdle(): void {
+    for (const { holders } of [...this.#posix.values()])
+      for (const holder of [...holders.values()])
+        if (holder.ranges.held.length === 0 && holder.waiting === 0) this.#drop(holder)
+  }
+
+  // --- taking and giving back -----------------------------------------------------------------------
+
+  /** Sees to a descriptor that can have a lock of `type`. 0 or -errno. */
+  #openFor(holder: Holder, handle: HostHandle, type: number): number {
+    if (holder.space.flock) return 0
+    if (holder.fd >= 0 && allows(holder.mode, type)) return 0
+    // Not to be closed with the idle ones.
+    holder.waiting++
+    const { full } = this.#host
+    holder.waiting--
+    if (full) return -Errno.ENOLCK
+    const own = handle.flags & O_ACCMODE
+    // A process may have the file open twice, but all its locks lie on this one: both ways, if that can be.
+    // Who only reads does not open for writing: that keeps others from executing the file.
+    const mode = own === O_RDONLY && type === F_RDLCK ? O_RDONLY : O_RDWR
+    const { nodes, context } = this.#host
+    let fd = nodes.reopen(holder.space.node, mode)
+    let opened = mode
+    if (fd < 0 && allows(own, type)) {
+      fd = nodes.reopen(holder.space.node, own)
+      opened = own
+    }
+    if (fd < 0) return fd === -Errno.ENFILE ? -Errno.ENOLCK : fd
+    const fault = this.#move(holder, fd)
+    if (fault < 0) {
+      context.close(fd)
+      return fault
+    }
+    if (holder.fd >= 0) context.close(holder.fd)
+    else this.#opened++
+    holder.fd = fd
+    holder.mode = opened
+    return 0
+  }
+
+  /** Takes the holder's locks on `fd`, too: read locks, that do not exclude each other. */
+  #move({ ranges }: Holder, fd: number): number {
+    for (const { start, end, type } of ranges.held) {
+      if (type !== F_RDLCK) return -Errno.ENOLCK
+      const fault = this.#host.context.ofdLock(fd, F_OFD_SETLK, type, start, length(start, end), 0)
+      if (fault < 0) return fault
+    }
+    return 0
+  }
+
+  #apply({ space, fd }: Holder, type: number, start: number, end: number): number {
+    const { context } = this.#host
+    return space.flock
+      ? context.flock(fd, FLOCK_OPERATIONS[type]! | LOCK_NB)
+      : context.ofdLock(fd, F_OFD_SETLK, type, start, length(start, end), 0)
+  }
+
+  /** 0, or -errno: EAGAIN somebody is in the way. */
+  #take(holder: Holder, type: number, start: number, end: number, pid: number): number {
+    const answer = this.#apply(holder, type, start, end)
+    if (answer >= 0) {
+      holder.pid = pid
+      this.#note(holder, start, end, type)
+    } else if (holder.space.flock && holder.ranges.held.some(one => one.type !== type)) {
+      // flock(2) gives up what it had before it asks for the other.
+      this.#note(holder, 0, Number.POSITIVE_INFINITY, F_UNLCK)
+    }
+    return answer
+  }
+
+  #unlock(holder: Holder, start: number, end: number): number {
+    const answer = holder.fd < 0 ? 0 : this.#apply(holder, F_UNLCK, start, end)
+    if (answer >= 0) this.#note(holder, start, end, F_UNLCK)
+    this.#schedule(holder.space)
+    this.#tidy(holder)
+    return answer
+  }
+
+  /** What the kernel has done. */
+  #note(holder: Holder, start: number, end: number, type: number): void {
+    const { ranges, space } = holder
+    const before = ranges.held.length
+    ranges.set(start, end, type)
+    this.#rangeCount += ranges.held.length - before
+    // A smaller lock is a release, too.
+    if (type !== F_WRLCK) space.changed = true
+  }
+
+  #drop(holder: Holder): void {
+    const { space } = holder
+    if (space.flock) this.#apply(holder, F_UNLCK, 0, 0)
+    else if (holder.fd >= 0) {
+      this.#host.context.close(holder.fd)
+      this.#opened--
+    }
+    holder.fd = -1
+    this.#rangeCount -= holder.ranges.held.length
+    holder.ranges.held.length = 0
+    space.changed = true
+    this.#forget(holder)
+  }
+
+  /** An owner without lock and descriptor need not be remembered. */
+  #tidy(holder: Holder): void {
+    if (holder.waiting > 0 || holder.ranges.held.length > 0) return
+    if (holder.space.flock || holder.fd < 0) this.#forget(holder)
+  }
+
+  #forget(holder: Holder): void {
+    const { space, key } = holder
+    if (space.holders.get(key) !== holder) return
+    space.holders.delete(key)
+    if (space.holders.size > 0) return
+    const spaces = space.flock ? this.#flock : this.#posix
+    if (spaces.get(space.node) === space) spaces.delete(space.node)
+  }
+
+  // --- waiting --------------------------------------------------------------------------------------
+
+  #wait(
+    request: Request,
+    holder: Holder,
+    type: number,
+    start: number,
+    end: number,
+    pid: number,
+  ): Outcome {
+    if (!holder.space.flock && this.#deadlock(holder, type, start, end)) return -Errno.EDEADLK
+    const token = request.suspend(true)
+    if (token < 0) return token === -Errno.EAGAIN ? -Errno.ENOLCK : token
+    const wait: Wait = { holder, type, start, end, pid, request, token, job: NO_JOB }
+    this.#waits.set(token, wait)
+    holder.waiting++
+    holder.space.waits.push(wait)
+    return PENDING
+  }
+
+  /** Takes the wait off the lists and answers it. */
+  #finish(wait: Wait, outcome: Outcome): void {
+    const { holder, token, request } = wait
+    const { waits } = holder.space
+    waits.splice(waits.indexOf(wait), 1)
+    this.#waits.delete(token)
+    holder.waiting--
+    request.complete(token, outcome)
+  }
+
+  #giveUp(wait: Wait, outcome: Outcome): void {
+    const job = this.#jobs.get(wait.job)
+    if (job !== undefined) {
+      job.abandoned = true
+      // What it came to is seen by `finished`, soon or, if it does not heed that, later.
+      if (this.#host.context.interrupt(OWN_JOBS + wait.job) >= 0) this.#closeJob(job)
+    }
+    // Others may have relied on its thread.
+    wait.holder.space.changed = true
+    this.#finish(wait, outcome)
+  }
+
+  /** Looks at who waits, in the order they came, if anything was released. */
+  #schedule(space: LockSpace): void {
+    if (space.scheduling) return
+    space.scheduling = true
+    while (space.changed && !this.#clearing) {
+      space.changed = false
+      for (const wait of [...space.waits]) if (wait.job === NO_JOB) this.#tryAgain(wait)
+    }
+    space.scheduling = false
+  }
+
+  #tryAgain(wait: Wait): void {
+    const { holder, type, start, end, pid } = wait
+    if (this.#localObstacle(wait)) return
+    let answer = this.#take(holder, type, start, end, pid)
+    if (answer === -Errno.EAGAIN) {
+      if (this.#isCovered(wait)) return
+      answer = this.#startThread(wait)
+      if (answer >= 0) return
+      if (answer === -Errno.EAGAIN) answer = -Errno.ENOLCK
+    }
+    this.#finish(wait, Math.min(answer, 0))
+    this.#tidy(holder)
+  }
+
+  /** Another owner of this guest is in the way. */
+  #localObstacle({ holder, type, start, end }: Wait): boolean {
+    for (const other of holder.space.holders.values())
+      if (other !== holder && other.ranges.conflict(start, end, type) !== undefined) return true
+    return false
+  }
+
+  /**
+   * An earlier wait has a thread, and whatever stops it stops this one: it wants no byte that this one does
+   * not want, no stronger, and this one's owner has nothing that could be in its way.
+   */
+  #isCovered(wait: Wait): boolean {
+    const { holder, type, start, end } = wait
+    if (holder.ranges.held.length > 0) return false
+    for (const other of holder.space.waits) {
+      if (other === wait) return false
+      if (
+        other.job !== NO_JOB &&
+        other.start >= start &&
+        other.end <= end &&
+        (type === F_WRLCK || other.type === F_RDLCK)
+      )
+        return true
+    }
+    return false
+  }
+
+  #startThread(wait: Wait): number {
+    const { holder, type, start, end } = wait
+    const { context, nodes } = this.#host
+    let fd = native.dupFd(holder.fd)
+    if (fd === -Errno.EMFILE && nodes.relieve(undefined)) fd = native.dupFd(holder.fd)
+    if (fd < 0) return -Errno.ENOLCK
+    while (this.#jobs.has(this.#nextJob)) this.#nextJob = (this.#nextJob + 1) % MAX_JOB_NUMBER
+    const number = this.#nextJob
+    const token = OWN_JOBS + number
+    const fault = holder.space.flock
+      ? context.submitAlone(PoolCall.flock, token, fd, FLOCK_OPERATIONS[type]!)
+      : context.submitAlone(PoolCall.ofdLock, token, fd, type, start, length(start, end))
+    if (fault < 0) {
+      context.close(fd)
+      return fault
+    }
+    this.#nextJob = (number + 1) % MAX_JOB_NUMBER
+    this.#jobs.set(number, { fd, wait, abandoned: false })
+    wait.job = number
+    return 0
+  }
+
+  #closeJob(job: WaitJob): void {
+    if (job.fd >= 0) this.#host.context.close(job.fd)
+    job.fd = -1
+  }
+
+  /** See FileSystem.finished. */
+  finished(number: number, result: number): void {
+    const job = this.#jobs.get(number)
+    if (job === undefined) throw new Error(`lock job ${number} ended twice`)
+    this.#jobs.delete(number)
+    const { wait, abandoned } = job
+    const { holder } = wait
+    const { space } = holder
+    if (abandoned) {
+      if (result >= 0 && holder.fd >= 0) this.#restore(holder, wait)
+    } else if (result >= 0 || result === -Errno.EINTR) {
+      // The guest may have unlocked since: it is taken, or waited for, once more.
+      wait.job = NO_JOB
+      this.#tryAgain(wait)
+    } else {
+      this.#finish(wait, result)
+    }
+    this.#closeJob(job)
+    space.changed = true
+    this.#schedule(space)
+    this.#tidy(holder)
+  }
+
+  /** A lock came after it was given up: back to what the owner had there. */
+  #restore(holder: Holder, { start, end }: Wait): void {
+    const had = holder.ranges.held.filter(one => one.end >= start && one.start <= end)
+    if (holder.space.flock) {
+      this.#apply(holder, had[0]?.type ?? F_UNLCK, 0, 0)
+      return
+    }
+    let from = start
+    for (const one of had) {
+      if (one.start > from) this.#apply(holder, F_UNLCK, from, one.start - 1)
+      this.#apply(holder, one.type, Math.max(one.start, start), Math.min(one.end, end))
+      from = one.end + 1
+    }
+    if (from <= end) this.#apply(holder, F_UNLCK, from, end)
+  }
+
+  /** If `holder` waited here, owners would wait for each other in a circle. */
+  #deadlock(holder: Holder, type: number, start: number, end: number): boolean {
+    const { key } = holder
+    const known = new Set<HostHandle | string>()
+    const left: (HostHandle | string)[] = []
+    /** Who stands in the way of such a lock. True: the one it is all about. */
+    const add = (own: Holder, wanted: HeldRange): boolean => {
+      for (const other of own.space.holders.values()) {
+        if (other === own || known.has(other.key)) continue
+        if (other.ranges.conflict(wanted.start, wanted.end, wanted.type) === undefined) continue
+        if (other.key === key) return true
+        known.add(other.key)
+        left.push(other.key)
+      }
+      return false
+    }
+    if (add(holder, { start, end, type })) return true
+    for (let next = left.pop(); next !== undefined; next = left.pop()) {
+      if (known.size > MAX_DEADLOCK_OWNERS) return false
+      for (const wait of this.#waits.values())
+        if (wait.holder.key === next && !wait.holder.space.flock && add(wait.holder, wait))
+          return true
+    }
+    return false
+  }
+}
+
+function ownerKey(low: number, high: number): string {
+  return `${high}:${low}`
+}
