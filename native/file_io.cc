@@ -25,7 +25,6 @@ constexpr auto kPatience = std::chrono::milliseconds(500);  // before blocked ca
 constexpr auto kStopLimit = std::chrono::seconds(2);
 constexpr auto kStopRound = std::chrono::milliseconds(10);
 constexpr auto kInterruptRound = std::chrono::milliseconds(1);
-constexpr int kInterruptRounds = 10;
 
 // Goes on after a full transfer of one IOV_MAX piece of a long list; stops at the first short one.
 int64_t transfer(bool reading, int fd, const std::vector<iovec>& iov, int64_t offset, int flags,
@@ -282,18 +281,19 @@ int64_t callSubmitAlone(Context& c, const double* a) {
 }
 
 // A signal that comes just before the call begins is lost: so it is sent again until the job has ended.
+// a[0] the token, a[1] for how many milliseconds
 int64_t callInterrupt(Context& c, const double* a) {
-  int token;
-  if (!asInt(a[0], &token)) return -EINVAL;
+  int token, rounds;
+  if (!asInt(a[0], &token) || !asInt(a[1], &rounds)) return -EINVAL;
   Pool& pool = *c.pool;
   std::unique_lock<std::mutex> lock(pool.mutex);
-  for (int round = 0; round < kInterruptRounds; round++) {
+  for (int round = 0; round <= rounds; round++) {
     const auto found =
         std::find_if(pool.lone.begin(), pool.lone.end(), [&](const Lone* one) { return one->job->token == token; });
     if (found == pool.lone.end()) return 0;
     (*found)->interrupted = true;
     pthread_kill((*found)->thread, wakeSignal());
-    pool.ended.wait_for(lock, kInterruptRound);
+    if (round < rounds) pool.ended.wait_for(lock, kInterruptRound);
   }
   return -EAGAIN;
 }

@@ -197,10 +197,11 @@ export class Context {
 
   /**
    * Ends the job of `submitAlone` with this token: 0, it is done, with EINTR or what it came to just
-   * before, and comes through `reap`. Errors: EAGAIN its system call does not heed signals.
+   * before, and comes through `reap`. Errors: EAGAIN its system call does not heed signals within
+   * `waitMs` (it got one at least).
    */
-  interrupt(token: number): number {
-    return this.#call1(this.raw.interrupt, token)
+  interrupt(token: number, waitMs: number): number {
+    return this.#call2(this.raw.interrupt, token, waitMs)
   }
 
   /** Takes one finished job: its token, or -1 when there is none; the result is then in `reapedResult`. */

@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
+import { native } from '../../src/native/addon.js'
 import {
   END,
   type LockAsked,
@@ -433,19 +434,78 @@ for (const flock of [false, true]) {
   )
 }
 
-test.serial('a wait for part of a range is not behind one for all of it', async t => {
+test.serial('a flock that one thread has and another waits to change', async t => {
   const [one, two] = guests(t, 2) as [Guest, Guest]
-  t.is(one.lock({ type: WRITE, ...bytes(0, 9), owner: 1n }), 0)
-  t.is(one.lock({ type: WRITE, ...bytes(20, 29), owner: 2n }), 0)
-  const whole = two.waitFor({ type: WRITE, owner: 1n })
-  const part = two.waitFor({ type: WRITE, ...bytes(20, 29), owner: 2n })
-  t.is(threads(two), 2)
-  t.is(one.lock({ type: UNLOCK, ...bytes(20, 29), owner: 2n }), 0)
-  t.is(await two.answer(part), 0)
-  t.is(two.waiting, 1)
-  t.is(one.lock({ type: UNLOCK, owner: 1n }), 0)
+  t.is(one.lock({ flock: true, type: READ }), 0)
+  const change = two.waitFor({ flock: true, type: WRITE })
+  t.is(two.lock({ flock: true, type: READ }), 0)
+  // The kernel drops the read lock when the change is tried once more: who waits for that must see it.
+  const fh = two.client.open(two.nodes[0]!)
+  const other = two.wait(two.nodes[0]!, fh, { flock: true, type: WRITE })
+  t.is(one.lock({ flock: true, type: UNLOCK }), 0)
+  await until(() => two.order.length > 0, two)
+  const first = two.order[0]!
+  t.is(two.answers.get(first), 0)
+  if (first === change) t.is(two.lock({ flock: true, type: UNLOCK }), 0)
+  else t.is(two.set(two.nodes[0]!, fh, { flock: true, type: UNLOCK }), 0)
+  t.is(await two.answer(first === change ? other : change), 0)
+  two.release(two.nodes[0]!, fh)
+})
+
+test.serial('an answer that another ring brings about is signalled on its own', t => {
+  const [one] = guests(t, 1) as [Guest]
+  t.is(one.lock({ type: WRITE, owner: 2n }), 0)
+  const number = one.waitFor({ type: WRITE })
+  const { callFd } = one.client.ring
+  native.eventRead(callFd, 0)
+  t.true(native.eventRead(callFd, 0) < 0)
+  one.interrupt(number)
+  t.is(one.answers.get(number), -EINTR)
+  t.true(native.eventRead(callFd, 0) > 0)
+})
+
+test.serial('an interrupt that overtakes its request is not lost', t => {
+  const [one] = guests(t, 1) as [Guest]
+  t.is(one.lock({ type: WRITE, owner: 2n }), 0)
+  one.interrupt(one.nextNumber)
+  const number = one.waitFor({ type: WRITE })
+  t.is(one.answers.get(number), -EINTR)
+  one.waitFor({ type: WRITE })
+  t.is(one.waiting, 1)
+})
+
+for (const [start, end] of [
+  [0n, END],
+  [0n, 29n],
+  [20n, 99n],
+] as const)
+  test.serial(
+    `a wait for part of a range is not behind one for all of it, ${start} to ${end}`,
+    async t => {
+      const [one, two] = guests(t, 2) as [Guest, Guest]
+      for (const at of [0, 20, 90]) t.is(one.lock({ type: WRITE, ...bytes(at, at + 9) }), 0)
+      const whole = two.waitFor({ type: WRITE, start, end, owner: 1n })
+      const part = two.waitFor({ type: WRITE, ...bytes(20, 29), owner: 2n })
+      t.is(threads(two), 2)
+      t.is(one.lock({ type: UNLOCK, ...bytes(20, 29) }), 0)
+      t.is(await two.answer(part), 0)
+      t.is(two.waiting, 1)
+      t.is(one.lock({ type: UNLOCK }), 0)
+      t.is(two.lock({ type: UNLOCK, owner: 2n }), 0)
+      t.is(await two.answer(whole), 0)
+    },
+  )
+
+test.serial('a wait for a read lock is not behind one for a write lock', async t => {
+  const [one, two] = guests(t, 2) as [Guest, Guest]
+  t.is(one.lock({ type: WRITE }), 0)
+  const writer = two.waitFor({ type: WRITE, owner: 1n })
+  const reader = two.waitFor({ type: READ, owner: 2n })
+  t.is(one.lock({ type: READ }), 0)
+  t.is(await two.answer(reader), 0)
   t.is(two.lock({ type: UNLOCK, owner: 2n }), 0)
-  t.is(await two.answer(whole), 0)
+  t.is(one.lock({ type: UNLOCK }), 0)
+  t.is(await two.answer(writer), 0)
 })
 
 test.serial('readers that wait come in together', async t => {

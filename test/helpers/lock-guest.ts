@@ -139,6 +139,11 @@ export class LockGuest {
     }
   }
 
+  /** What the next request gets. */
+  get nextNumber(): number {
+    return this.#next
+  }
+
   get waiting(): number {
     return this.#heads.size
   }

@@ -44,6 +44,8 @@ const MAX_RANGES = 16384
 const MAX_DEADLOCK_OWNERS = 64
 const MAX_JOB_NUMBER = 2 ** 29
 const NO_JOB = -1
+/** An interrupted thread is waited for so long: it need only be scheduled. */
+const INTERRUPT_MS = 200
 
 /** Of F_RDLCK, F_WRLCK, F_UNLCK. */
 const FLOCK_OPERATIONS = [LOCK_SH, LOCK_EX, LOCK_UN] as const
@@ -129,6 +131,8 @@ export class HostLocks {
   #opened = 0
   #rangeCount = 0
   #clearing = false
+  /** The last thread to be interrupted hung in a file system that is gone: the next is not waited for. */
+  #heedless = false
 
   constructor(host: HostState) {
     this.#host = host
@@ -223,6 +227,7 @@ export class HostLocks {
 
   /** FLUSH: a process has closed the node's file, once: its POSIX locks there go, whatever else it has open. */
   flushed(node: HostNode, ownerLow: number, ownerHigh: number): void {
+    if (this.#posix.size === 0) return
     const space = this.#posix.get(node)
     if (space === undefined) return
     const holder = space.holders.get(ownerKey(ownerLow, ownerHigh))
@@ -237,6 +242,7 @@ export class HostLocks {
 
   /** The handle is about to be closed: what was locked through it goes. */
   released(handle: HostHandle): void {
+    if (this.#posix.size + this.#flock.size === 0) return
     for (const spaces of [this.#posix, this.#flock]) {
       const space = spaces.get(handle.node)
       if (space === undefined) continue
@@ -266,6 +272,7 @@ export class HostLocks {
   /** Nothing of the guest is left; who still waits is answered ENOLCK. */
   clear(): void {
     this.#clearing = true
+    this.#heedless = false
     for (const wait of [...this.#waits.values()]) this.#giveUp(wait, -Errno.ENOLCK)
     for (const spaces of [this.#posix, this.#flock])
       for (const space of [...spaces.values()])
@@ -427,7 +434,10 @@ export class HostLocks {
     if (job !== undefined) {
       job.abandoned = true
       // What it came to is seen by `finished`, soon or, if it does not heed that, later.
-      if (this.#host.context.interrupt(OWN_JOBS + wait.job) >= 0) this.#closeJob(job)
+      const waitMs = this.#clearing && this.#heedless ? 0 : INTERRUPT_MS
+      const over = this.#host.context.interrupt(OWN_JOBS + wait.job, waitMs) >= 0
+      if (over) this.#closeJob(job)
+      this.#heedless = !over
     }
     // Others may have relied on its thread.
     wait.holder.space.changed = true
@@ -461,8 +471,12 @@ export class HostLocks {
 
   /** Another owner of this guest is in the way. */
   #localObstacle({ holder, type, start, end }: Wait): boolean {
-    for (const other of holder.space.holders.values())
-      if (other !== holder && other.ranges.conflict(start, end, type) !== undefined) return true
+    const { flock, holders } = holder.space
+    for (const other of holders.values()) {
+      // One that waits to change its flock may have lost what it has without our knowing.
+      if (other === holder || (flock && other.waiting > 0)) continue
+      if (other.ranges.conflict(start, end, type) !== undefined) return true
+    }
     return false
   }
 
@@ -522,13 +536,14 @@ export class HostLocks {
     const { holder } = wait
     const { space } = holder
     if (abandoned) {
-      if (result >= 0 && holder.fd >= 0) this.#restore(holder, wait)
+      if ((result >= 0 || space.flock) && holder.fd >= 0) this.#restore(holder, wait)
     } else if (result >= 0 || result === -Errno.EINTR) {
       // The guest may have unlocked since: it is taken, or waited for, once more.
       wait.job = NO_JOB
       this.#tryAgain(wait)
     } else {
       this.#finish(wait, result)
+      if (space.flock) this.#restore(holder, wait)
     }
     this.#closeJob(job)
     space.changed = true
@@ -536,11 +551,12 @@ export class HostLocks {
     this.#tidy(holder)
   }
 
-  /** A lock came after it was given up: back to what the owner had there. */
+  /** A lock may have come after it was given up, or a flock lost that was to change: back to what the owner had. */
   #restore(holder: Holder, { start, end }: Wait): void {
     const had = holder.ranges.held.filter(one => one.end >= start && one.start <= end)
     if (holder.space.flock) {
-      this.#apply(holder, had[0]?.type ?? F_UNLCK, 0, 0)
+      const kept = this.#apply(holder, had[0]?.type ?? F_UNLCK, 0, 0)
+      if (kept < 0) this.#note(holder, 0, Number.POSITIVE_INFINITY, F_UNLCK)
       return
     }
     let from = start
