@@ -72,7 +72,7 @@ export class HostMigration implements Migratable {
     const count = this.#host.locks.heldCount
     return count === 0
       ? ''
-      : `the guest has ${count} locks on files (--flock, --posix-lock), which cannot go along: move it when they are released`
+      : `the guest holds locks on files (${count}; --flock, --posix-lock), which cannot go along: move it when they are released`
   }
 
   saveTree(): TreeState {
