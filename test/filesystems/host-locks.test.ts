@@ -223,6 +223,22 @@ test.serial(
   },
 )
 
+test.serial(
+  'a lock that a process gets is not in the way of what it waits for by another descriptor',
+  async t => {
+    const [one, two] = guests(t, 2) as [Guest, Guest]
+    const nodeid = two.nodes[0]!
+    const reader = two.client.open(nodeid, 0)
+    t.is(one.lock({ type: WRITE, ...bytes(0, 9) }), 0)
+    const number = two.wait(nodeid, reader, { type: READ, ...bytes(0, 19) })
+    t.is(two.lock({ type: WRITE, ...bytes(10, 19) }), 0)
+    t.is(one.lock({ type: UNLOCK }), 0)
+    t.is(await two.answer(number), 0)
+    t.is(one.lock({ type: READ }), 0, 'it has read locks alone')
+    two.release(nodeid, reader)
+  },
+)
+
 // --- who has them, and when they end ----------------------------------------------------------------
 
 test.serial('FLUSH ends the locks of its owner on that file, and no others', t => {

@@ -16,101 +16,28 @@
 import { Errno } from '../../../protocol/errno.js'
 import {
   F_OFD_GETLK,
-  F_OFD_SETLK,
   F_RDLCK,
   F_UNLCK,
   F_WRLCK,
-  LOCK_EX,
-  LOCK_NB,
-  LOCK_SH,
-  LOCK_UN,
   O_ACCMODE,
-  O_RDONLY,
   O_RDWR,
-  O_WRONLY,
 } from '../../../protocol/linux/constants.js'
 import { native, PoolCall } from '../../native/addon.js'
 import { type Outcome, OWN_JOBS, PENDING } from '../../vfs/filesystem.js'
 import type { LockRange, Request } from '../../vfs/request.js'
 import type { HostHandle } from './handles.js'
-import { type HeldRange, LockRanges } from './lock-ranges.js'
+import { FLOCK_OPERATIONS, LockCalls } from './lock-calls.js'
+import { allows, deadlock, Holder, length, LockSpace, ownerKey, type Wait } from './lock-owners.js'
 import type { HostNode } from './node.js'
 import { OTHER_AT } from './scratch.js'
 import type { HostState } from './state.js'
 
 /** Pieces of files one guest may have locked: the host keeps each in a list that it walks. */
 const MAX_RANGES = 16384
-/** Owners looked at for a deadlock; the kernel gives up after 10. */
-const MAX_DEADLOCK_OWNERS = 64
 const MAX_JOB_NUMBER = 2 ** 29
 const NO_JOB = -1
 /** An interrupted thread is waited for so long: it need only be scheduled. */
 const INTERRUPT_MS = 200
-
-/** Of F_RDLCK, F_WRLCK, F_UNLCK. */
-const FLOCK_OPERATIONS = [LOCK_SH, LOCK_EX, LOCK_UN] as const
-
-/** Open for reading only refuses F_WRLCK, for writing only F_RDLCK. */
-function allows(mode: number, type: number): boolean {
-  return mode === O_RDWR || (type === F_RDLCK ? mode === O_RDONLY : mode === O_WRONLY)
-}
-
-/** Bytes as fcntl(2) counts them: 0 is "to the end". */
-function length(start: number, end: number): number {
-  return Number.isFinite(end) ? end - start + 1 : 0
-}
-
-/** The owners of one kind of locks on one node, and who waits for them. */
-class LockSpace {
-  readonly node: HostNode
-  readonly flock: boolean
-  readonly holders = new Map<HostHandle | string, Holder>()
-  /** In the order they came. */
-  readonly waits: Wait[] = []
-  scheduling = false
-  /** Something was released since the waits were looked at. */
-  changed = false
-
-  constructor(node: HostNode, flock: boolean) {
-    this.node = node
-    this.flock = flock
-  }
-}
-
-class Holder {
-  readonly space: LockSpace
-  /** The handle whose flock locks these are, or the POSIX owner. */
-  readonly key: HostHandle | string
-  /** Where it was first used; what is left goes with it. */
-  readonly handle: HostHandle
-  readonly ranges = new LockRanges()
-  /** What it locks on: the handle's own, or one opened for this; -1: not yet. */
-  fd: number
-  mode: number
-  /** In the guest, of the last to lock. */
-  pid = 0
-  waiting = 0
-
-  constructor(space: LockSpace, key: HostHandle | string, handle: HostHandle) {
-    this.space = space
-    this.key = key
-    this.handle = handle
-    this.fd = space.flock ? handle.fd : -1
-    this.mode = O_RDWR
-  }
-}
-
-interface Wait {
-  readonly holder: Holder
-  readonly type: number
-  readonly start: number
-  readonly end: number
-  readonly pid: number
-  readonly request: Request
-  readonly token: number
-  /** Its thread's job, or NO_JOB. */
-  job: number
-}
 
 /** What a thread waits for. */
 interface WaitJob {
@@ -123,28 +50,28 @@ interface WaitJob {
 
 export class HostLocks {
   readonly #host: HostState
+  readonly #kernel: LockCalls
   readonly #posix = new Map<HostNode, LockSpace>()
   readonly #flock = new Map<HostNode, LockSpace>()
   readonly #waits = new Map<number, Wait>()
   readonly #jobs = new Map<number, WaitJob>()
   #nextJob = 0
-  #opened = 0
-  #rangeCount = 0
   #clearing = false
   /** The last thread to be interrupted hung in a file system that is gone: the next is not waited for. */
   #heedless = false
 
   constructor(host: HostState) {
     this.#host = host
+    this.#kernel = new LockCalls(host)
   }
 
   /** Descriptors in use besides those of open files. */
   get descriptors(): number {
-    return this.#opened + this.#jobs.size
+    return this.#kernel.opened + this.#jobs.size
   }
   /** Pieces of files that are locked. */
   get heldCount(): number {
-    return this.#rangeCount
+    return this.#kernel.rangeCount
   }
   get waitingCount(): number {
     return this.#waits.size
@@ -167,7 +94,7 @@ export class HostLocks {
     if (type === F_UNLCK) return holder === undefined ? 0 : this.#unlock(holder, start, end)
     const mode = handle.flags & O_ACCMODE
     if (!range.flock && mode !== O_RDWR && !allows(mode, type)) return -Errno.EBADF
-    if (this.#rangeCount >= MAX_RANGES) return -Errno.ENOLCK
+    if (this.#kernel.rangeCount >= MAX_RANGES) return -Errno.ENOLCK
     if (space === undefined) {
       space = new LockSpace(handle.node, range.flock)
       spaces.set(handle.node, space)
@@ -176,8 +103,10 @@ export class HostLocks {
       holder = new Holder(space, key, handle)
       space.holders.set(key, holder)
     }
-    let answer = this.#openFor(holder, handle, type)
-    if (answer >= 0) answer = this.#take(holder, type, start, end, pid)
+    const { fd } = holder
+    let answer = this.#kernel.openFor(holder, handle, type)
+    if (holder.fd !== fd && holder.waiting > 0) this.#waitAnew(holder)
+    if (answer >= 0) answer = this.#kernel.take(holder, type, start, end, pid)
     if (answer === -Errno.EAGAIN && wait)
       answer = this.#wait(request, holder, type, start, end, pid)
     // What this owner has now may be in the way of the thread that its other waits rely on.
@@ -289,98 +218,15 @@ export class HostLocks {
 
   // --- taking and giving back -----------------------------------------------------------------------
 
-  /** Sees to a descriptor that can have a lock of `type`. 0 or -errno. */
-  #openFor(holder: Holder, handle: HostHandle, type: number): number {
-    if (holder.space.flock) return 0
-    if (holder.fd >= 0 && allows(holder.mode, type)) return 0
-    // Not to be closed with the idle ones.
-    holder.waiting++
-    const { full } = this.#host
-    holder.waiting--
-    if (full) return -Errno.ENOLCK
-    const own = handle.flags & O_ACCMODE
-    // A process may have the file open twice, but all its locks lie on this one: both ways, if that can be.
-    // Who only reads does not open for writing: that keeps others from executing the file.
-    const mode = own === O_RDONLY && type === F_RDLCK ? O_RDONLY : O_RDWR
-    const { nodes, context } = this.#host
-    let fd = nodes.reopen(holder.space.node, mode)
-    let opened = mode
-    if (fd < 0 && allows(own, type)) {
-      fd = nodes.reopen(holder.space.node, own)
-      opened = own
-    }
-    if (fd < 0) return fd === -Errno.ENFILE ? -Errno.ENOLCK : fd
-    const fault = this.#move(holder, fd)
-    if (fault < 0) {
-      context.close(fd)
-      return fault
-    }
-    if (holder.fd >= 0) context.close(holder.fd)
-    else this.#opened++
-    holder.fd = fd
-    holder.mode = opened
-    return 0
-  }
-
-  /** Takes the holder's locks on `fd`, too: read locks, that do not exclude each other. */
-  #move({ ranges }: Holder, fd: number): number {
-    for (const { start, end, type } of ranges.held) {
-      if (type !== F_RDLCK) return -Errno.ENOLCK
-      const fault = this.#host.context.ofdLock(fd, F_OFD_SETLK, type, start, length(start, end), 0)
-      if (fault < 0) return fault
-    }
-    return 0
-  }
-
-  #apply({ space, fd }: Holder, type: number, start: number, end: number): number {
-    const { context } = this.#host
-    return space.flock
-      ? context.flock(fd, FLOCK_OPERATIONS[type]! | LOCK_NB)
-      : context.ofdLock(fd, F_OFD_SETLK, type, start, length(start, end), 0)
-  }
-
-  /** 0, or -errno: EAGAIN somebody is in the way. */
-  #take(holder: Holder, type: number, start: number, end: number, pid: number): number {
-    const answer = this.#apply(holder, type, start, end)
-    if (answer >= 0) {
-      holder.pid = pid
-      this.#note(holder, start, end, type)
-    } else if (holder.space.flock && holder.ranges.held.some(one => one.type !== type)) {
-      // flock(2) gives up what it had before it asks for the other.
-      this.#note(holder, 0, Number.POSITIVE_INFINITY, F_UNLCK)
-    }
-    return answer
-  }
-
   #unlock(holder: Holder, start: number, end: number): number {
-    const answer = holder.fd < 0 ? 0 : this.#apply(holder, F_UNLCK, start, end)
-    if (answer >= 0) this.#note(holder, start, end, F_UNLCK)
+    const answer = this.#kernel.unlock(holder, start, end)
     this.#schedule(holder.space)
     this.#tidy(holder)
     return answer
   }
 
-  /** What the kernel has done. */
-  #note(holder: Holder, start: number, end: number, type: number): void {
-    const { ranges, space } = holder
-    const before = ranges.held.length
-    ranges.set(start, end, type)
-    this.#rangeCount += ranges.held.length - before
-    // A smaller lock is a release, too.
-    if (type !== F_WRLCK) space.changed = true
-  }
-
   #drop(holder: Holder): void {
-    const { space } = holder
-    if (space.flock) this.#apply(holder, F_UNLCK, 0, 0)
-    else if (holder.fd >= 0) {
-      this.#host.context.close(holder.fd)
-      this.#opened--
-    }
-    holder.fd = -1
-    this.#rangeCount -= holder.ranges.held.length
-    holder.ranges.held.length = 0
-    space.changed = true
+    this.#kernel.close(holder)
     this.#forget(holder)
   }
 
@@ -409,7 +255,8 @@ export class HostLocks {
     end: number,
     pid: number,
   ): Outcome {
-    if (!holder.space.flock && this.#deadlock(holder, type, start, end)) return -Errno.EDEADLK
+    if (!holder.space.flock && deadlock(this.#waits.values(), holder, { type, start, end }))
+      return -Errno.EDEADLK
     const token = request.suspend(true)
     if (token < 0) return token === -Errno.EAGAIN ? -Errno.ENOLCK : token
     const wait: Wait = { holder, type, start, end, pid, request, token, job: NO_JOB }
@@ -431,17 +278,29 @@ export class HostLocks {
 
   #giveUp(wait: Wait, outcome: Outcome): void {
     const job = this.#jobs.get(wait.job)
-    if (job !== undefined) {
-      job.abandoned = true
-      // What it came to is seen by `finished`, soon or, if it does not heed that, later.
-      const waitMs = this.#clearing && this.#heedless ? 0 : INTERRUPT_MS
-      const over = this.#host.context.interrupt(OWN_JOBS + wait.job, waitMs) >= 0
-      if (over) this.#closeJob(job)
-      this.#heedless = !over
-    }
+    if (job !== undefined) this.#abandon(job)
     // Others may have relied on its thread.
     wait.holder.space.changed = true
     this.#finish(wait, outcome)
+  }
+
+  #abandon(job: WaitJob): void {
+    job.abandoned = true
+    // What it came to is seen by `finished`, soon or, if it does not heed that, later.
+    const waitMs = this.#clearing && this.#heedless ? 0 : INTERRUPT_MS
+    const over = this.#host.context.interrupt(OWN_JOBS + job.wait.job, waitMs) >= 0
+    if (over) this.#closeJob(job)
+    this.#heedless = !over
+  }
+
+  /** The owner's locks lie on another descriptor now: on the former one they would be in its own way. */
+  #waitAnew(holder: Holder): void {
+    for (const job of this.#jobs.values()) {
+      if (job.wait.holder !== holder || job.abandoned) continue
+      this.#abandon(job)
+      job.wait.job = NO_JOB
+    }
+    holder.space.changed = true
   }
 
   /** Looks at who waits, in the order they came, if anything was released. */
@@ -458,7 +317,7 @@ export class HostLocks {
   #tryAgain(wait: Wait): void {
     const { holder, type, start, end, pid } = wait
     if (this.#localObstacle(wait)) return
-    let answer = this.#take(holder, type, start, end, pid)
+    let answer = this.#kernel.take(holder, type, start, end, pid)
     if (answer === -Errno.EAGAIN) {
       if (this.#isCovered(wait)) return
       answer = this.#startThread(wait)
@@ -536,65 +395,18 @@ export class HostLocks {
     const { holder } = wait
     const { space } = holder
     if (abandoned) {
-      if ((result >= 0 || space.flock) && holder.fd >= 0) this.#restore(holder, wait)
+      if ((result >= 0 || space.flock) && holder.fd >= 0) this.#kernel.restore(holder, wait)
     } else if (result >= 0 || result === -Errno.EINTR) {
       // The guest may have unlocked since: it is taken, or waited for, once more.
       wait.job = NO_JOB
       this.#tryAgain(wait)
     } else {
       this.#finish(wait, result)
-      if (space.flock) this.#restore(holder, wait)
+      if (space.flock) this.#kernel.restore(holder, wait)
     }
     this.#closeJob(job)
     space.changed = true
     this.#schedule(space)
     this.#tidy(holder)
   }
-
-  /** A lock may have come after it was given up, or a flock lost that was to change: back to what the owner had. */
-  #restore(holder: Holder, { start, end }: Wait): void {
-    const had = holder.ranges.held.filter(one => one.end >= start && one.start <= end)
-    if (holder.space.flock) {
-      const kept = this.#apply(holder, had[0]?.type ?? F_UNLCK, 0, 0)
-      if (kept < 0) this.#note(holder, 0, Number.POSITIVE_INFINITY, F_UNLCK)
-      return
-    }
-    let from = start
-    for (const one of had) {
-      if (one.start > from) this.#apply(holder, F_UNLCK, from, one.start - 1)
-      this.#apply(holder, one.type, Math.max(one.start, start), Math.min(one.end, end))
-      from = one.end + 1
-    }
-    if (from <= end) this.#apply(holder, F_UNLCK, from, end)
-  }
-
-  /** If `holder` waited here, owners would wait for each other in a circle. */
-  #deadlock(holder: Holder, type: number, start: number, end: number): boolean {
-    const { key } = holder
-    const known = new Set<HostHandle | string>()
-    const left: (HostHandle | string)[] = []
-    /** Who stands in the way of such a lock. True: the one it is all about. */
-    const add = (own: Holder, wanted: HeldRange): boolean => {
-      for (const other of own.space.holders.values()) {
-        if (other === own || known.has(other.key)) continue
-        if (other.ranges.conflict(wanted.start, wanted.end, wanted.type) === undefined) continue
-        if (other.key === key) return true
-        known.add(other.key)
-        left.push(other.key)
-      }
-      return false
-    }
-    if (add(holder, { start, end, type })) return true
-    for (let next = left.pop(); next !== undefined; next = left.pop()) {
-      if (known.size > MAX_DEADLOCK_OWNERS) return false
-      for (const wait of this.#waits.values())
-        if (wait.holder.key === next && !wait.holder.space.flock && add(wait.holder, wait))
-          return true
-    }
-    return false
-  }
-}
-
-function ownerKey(low: number, high: number): string {
-  return `${high}:${low}`
 }
