@@ -25,6 +25,7 @@ constexpr int kMaxReady = 64;
 constexpr int kMaxMessageFds = 32;
 constexpr size_t kMaxRegions = 512;
 constexpr size_t kMaxJobs = 4096;
+constexpr size_t kMaxLone = 256;
 constexpr double kMaxSafe = 9007199254740991.0;
 
 // A mapping of the front end's memory. Unmapped when its last holder lets go.
@@ -89,6 +90,14 @@ struct Credentials {
   std::vector<uint32_t> groups;
 };
 
+// A job on a thread of its own. It belongs to that thread; the pool's mutex guards what others look at.
+struct Lone {
+  std::shared_ptr<struct Pool> pool;
+  std::unique_ptr<Job> job;
+  pthread_t thread{};
+  bool interrupted = false;
+};
+
 // Threads for system calls that may block. Jobs go in from the device thread and come back to it. Each
 // thread holds the pool too: one that hangs in the kernel for good must not keep `dispose` waiting.
 struct Pool {
@@ -99,6 +108,7 @@ struct Pool {
   std::deque<std::unique_ptr<Job>> done;
   std::vector<std::unique_ptr<Job>> spare;  // the device thread's own
   std::vector<pthread_t> threads;           // those that have not left
+  std::vector<Lone*> lone;                  // jobs with a thread of their own, likewise
   std::atomic<uint32_t> doneCount{0};
   std::atomic<bool> sleeping{false};  // the device thread is in, or about to enter, epoll_wait
   std::atomic<bool> stop{false};
@@ -225,6 +235,8 @@ void defineModuleProcess(napi_env env, napi_value exports);
 int64_t callReadv(Context& c, const double* a);
 int64_t callWritev(Context& c, const double* a);
 int64_t callSubmit(Context& c, const double* a);
+int64_t callSubmitAlone(Context& c, const double* a);
+int64_t callInterrupt(Context& c, const double* a);
 int64_t callReap(Context& c, const double* a);
 void stopPool(Context& c);
 
@@ -255,6 +267,7 @@ int64_t plainFallocate(const double* a);
 int64_t plainCopyFileRange(const double* a);
 int64_t plainClose(const double* a);
 int64_t plainFlock(const double* a);
+int64_t plainOfdLock(const double* a);
 int64_t plainFtruncate(const double* a);
 
 // --- context.cc ---------------------------------------------------------------------------------

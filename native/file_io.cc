@@ -24,6 +24,7 @@ constexpr size_t kStackBytes = 256 * 1024;
 constexpr auto kPatience = std::chrono::milliseconds(500);  // before blocked calls are interrupted
 constexpr auto kStopLimit = std::chrono::seconds(2);
 constexpr auto kStopRound = std::chrono::milliseconds(10);
+constexpr auto kInterruptRound = std::chrono::milliseconds(1);
 
 // Goes on after a full transfer of one IOV_MAX piece of a long list; stops at the first short one.
 int64_t transfer(bool reading, int fd, const std::vector<iovec>& iov, int64_t offset, int flags,
@@ -67,7 +68,7 @@ int64_t io(Context& c, const double* a, bool reading) {
   return moved;
 }
 
-enum PoolCall { kReadv, kWritev, kFsync, kSyncfs, kFallocate, kCopyFileRange, kClose, kFlock, kFtruncate, kPoolCalls };
+enum PoolCall { kReadv, kWritev, kFsync, kSyncfs, kFallocate, kCopyFileRange, kClose, kFlock, kFtruncate, kOfdLock, kPoolCalls };
 
 int64_t perform(const Job& job, const std::atomic<bool>& stop) {
   switch (job.call) {
@@ -89,6 +90,8 @@ int64_t perform(const Job& job, const std::atomic<bool>& stop) {
       return plainFlock(job.args);
     case kFtruncate:
       return plainFtruncate(job.args);
+    case kOfdLock:
+      return plainOfdLock(job.args);
     default:
       return -EINVAL;
   }
@@ -99,17 +102,31 @@ int wakeSignal() { return SIGRTMAX - 2; }
 
 void ignoreWake(int) {}
 
-// A pool thread. It starts with every signal blocked, those belong to the main thread, and with the
-// credentials of whoever the device thread acted as at that moment: it puts on the context's own.
-void* work(void* argument) {
-  const std::unique_ptr<std::shared_ptr<Pool>> owned(static_cast<std::shared_ptr<Pool>*>(argument));
-  Pool& pool = **owned;
-  pthread_setname_np(pthread_self(), "virtiofsd-pool");
+// A thread of the pool starts with every signal blocked, those belong to the main thread, and with the
+// credentials of whoever the device thread acted as at that moment: it puts on the context's own. False: it
+// could not.
+bool begin(const Pool& pool, const char* name) {
+  pthread_setname_np(pthread_self(), name);
   const bool ours = takeCredentials(pool.credentials, true) == 0 || geteuid() == pool.credentials.uid;
   sigset_t wake;
   sigemptyset(&wake);
   sigaddset(&wake, wakeSignal());
   pthread_sigmask(SIG_UNBLOCK, &wake, nullptr);
+  return ours;
+}
+
+// With the pool's mutex held.
+void finish(Pool& pool, std::unique_ptr<Job> job) {
+  pool.done.push_back(std::move(job));
+  pool.doneCount.fetch_add(1, std::memory_order_seq_cst);
+  // The first to see the device thread asleep wakes it; the others need not.
+  if (pool.sleeping.exchange(false, std::memory_order_seq_cst)) signalFd(pool.doneEvent, kEventFd);
+}
+
+void* work(void* argument) {
+  const std::unique_ptr<std::shared_ptr<Pool>> owned(static_cast<std::shared_ptr<Pool>*>(argument));
+  Pool& pool = **owned;
+  const bool ours = begin(pool, "virtiofsd-pool");
   std::unique_lock<std::mutex> lock(pool.mutex);
   for (;;) {
     pool.idle++;
@@ -122,18 +139,34 @@ void* work(void* argument) {
     job->result = ours ? perform(*job, pool.stop) : -EPERM;
     job->held.clear();
     lock.lock();
-    pool.done.push_back(std::move(job));
-    pool.doneCount.fetch_add(1, std::memory_order_seq_cst);
-    // The first to see the device thread asleep wakes it; the others need not.
-    if (pool.sleeping.exchange(false, std::memory_order_seq_cst)) signalFd(pool.doneEvent, kEventFd);
+    finish(pool, std::move(job));
   }
   pool.threads.erase(std::find(pool.threads.begin(), pool.threads.end(), pthread_self()));
   pool.ended.notify_all();
   return nullptr;
 }
 
+// One job, until it is done or interrupted.
+void* workAlone(void* argument) {
+  const std::unique_ptr<Lone> own(static_cast<Lone*>(argument));
+  Pool& pool = *own->pool;
+  const bool ours = begin(pool, "virtiofsd-wait");
+  std::unique_lock<std::mutex> lock(pool.mutex);
+  Job& job = *own->job;
+  job.result = -EINTR;
+  while (job.result == -EINTR && !own->interrupted && !pool.stop) {
+    lock.unlock();
+    job.result = ours ? perform(job, pool.stop) : -EPERM;
+    lock.lock();
+  }
+  finish(pool, std::move(own->job));
+  pool.lone.erase(std::find(pool.lone.begin(), pool.lone.end(), own.get()));
+  pool.ended.notify_all();
+  return nullptr;
+}
+
 // With the pool's mutex held. Returns 0 or -errno.
-int startThread(const std::shared_ptr<Pool>& pool) {
+int startThread(pthread_t* thread, void* (*run)(void*), void* argument) {
   static const bool handled = [] {
     struct sigaction action = {};
     action.sa_handler = ignoreWake;  // without SA_RESTART: the call ends
@@ -147,16 +180,28 @@ int startThread(const std::shared_ptr<Pool>& pool) {
   pthread_attr_init(&attributes);
   pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
   pthread_attr_setstacksize(&attributes, kStackBytes);
+  const int fault = pthread_create(thread, &attributes, run, argument);
+  pthread_attr_destroy(&attributes);
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return -fault;
+}
+
+int startWorker(const std::shared_ptr<Pool>& pool) {
   auto* owned = new std::shared_ptr<Pool>(pool);
   pthread_t thread;
-  const int fault = pthread_create(&thread, &attributes, work, owned);
+  const int fault = startThread(&thread, work, owned);
   if (fault == 0)
     pool->threads.push_back(thread);
   else
     delete owned;
-  pthread_attr_destroy(&attributes);
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  return -fault;
+  return fault;
+}
+
+std::unique_ptr<Job> takeSpare(Pool& pool) {
+  if (pool.spare.empty()) return std::make_unique<Job>();
+  std::unique_ptr<Job> job = std::move(pool.spare.back());
+  pool.spare.pop_back();
+  return job;
 }
 
 }  // namespace
@@ -170,13 +215,7 @@ int64_t callSubmit(Context& c, const double* a) {
   if (!asInt(a[7], &call) || call < 0 || call >= kPoolCalls || !asInt(a[8], &token) || token < 0) return -EINVAL;
   Pool& pool = *c.pool;
   if (pool.inFlight >= kMaxJobs) return -EAGAIN;
-  std::unique_ptr<Job> job;
-  if (!pool.spare.empty()) {
-    job = std::move(pool.spare.back());
-    pool.spare.pop_back();
-  } else {
-    job = std::make_unique<Job>();
-  }
+  std::unique_ptr<Job> job = takeSpare(pool);
   job->call = call;
   job->token = token;
   std::copy(a, a + 7, job->args);
@@ -201,7 +240,7 @@ int64_t callSubmit(Context& c, const double* a) {
   }
   std::lock_guard<std::mutex> lock(pool.mutex);
   if (pool.idle <= pool.waiting.size() && pool.threads.size() < pool.limit) {
-    const int refused = startThread(c.pool);
+    const int refused = startWorker(c.pool);
     if (refused < 0 && pool.threads.empty()) {
       job->held.clear();
       pool.spare.push_back(std::move(job));
@@ -212,6 +251,51 @@ int64_t callSubmit(Context& c, const double* a) {
   pool.waiting.push_back(std::move(job));
   pool.wake.notify_one();
   return 0;
+}
+
+// As submit, of calls without guest memory, on a thread of its own.
+int64_t callSubmitAlone(Context& c, const double* a) {
+  int call, token;
+  if (!asInt(a[7], &call) || (call != kFlock && call != kOfdLock) || !asInt(a[8], &token) || token < 0) return -EINVAL;
+  Pool& pool = *c.pool;
+  auto own = std::make_unique<Lone>();
+  own->pool = c.pool;
+  std::lock_guard<std::mutex> lock(pool.mutex);
+  if (pool.inFlight >= kMaxJobs || pool.lone.size() >= kMaxLone) return -EAGAIN;
+  own->job = takeSpare(pool);
+  Job& job = *own->job;
+  job.call = call;
+  job.token = token;
+  std::copy(a, a + 7, job.args);
+  job.iov.clear();
+  job.held.clear();
+  job.ranges.clear();
+  const int refused = startThread(&own->thread, workAlone, own.get());
+  if (refused < 0) {
+    pool.spare.push_back(std::move(own->job));
+    return refused;
+  }
+  pool.inFlight++;
+  pool.lone.push_back(own.release());
+  return 0;
+}
+
+// A signal that comes just before the call begins is lost: so it is sent again until the job has ended.
+// a[0] the token, a[1] for how many milliseconds
+int64_t callInterrupt(Context& c, const double* a) {
+  int token, rounds;
+  if (!asInt(a[0], &token) || !asInt(a[1], &rounds)) return -EINVAL;
+  Pool& pool = *c.pool;
+  std::unique_lock<std::mutex> lock(pool.mutex);
+  for (int round = 0; round <= rounds; round++) {
+    const auto found =
+        std::find_if(pool.lone.begin(), pool.lone.end(), [&](const Lone* one) { return one->job->token == token; });
+    if (found == pool.lone.end()) return 0;
+    (*found)->interrupted = true;
+    pthread_kill((*found)->thread, wakeSignal());
+    if (round < rounds) pool.ended.wait_for(lock, kInterruptRound);
+  }
+  return -EAGAIN;
 }
 
 // The token, or -1; the result goes to mail[1].
@@ -242,12 +326,13 @@ void stopPool(Context& c) {
   pool.stop = true;
   pool.wake.notify_all();
   const auto start = std::chrono::steady_clock::now();
-  while (!pool.threads.empty() && std::chrono::steady_clock::now() - start < kStopLimit) {
+  while (!(pool.threads.empty() && pool.lone.empty()) && std::chrono::steady_clock::now() - start < kStopLimit) {
+    for (const Lone* one : pool.lone) pthread_kill(one->thread, wakeSignal());
     if (std::chrono::steady_clock::now() - start > kPatience)
       for (pthread_t thread : pool.threads) pthread_kill(thread, wakeSignal());
     pool.ended.wait_for(lock, kStopRound);
   }
-  if (!pool.threads.empty()) {
+  if (!pool.threads.empty() || !pool.lone.empty()) {
     // Descriptors may mean something else by the time the thread is back: nothing more is begun.
     pool.waiting.clear();
     return;

@@ -537,6 +537,20 @@ int64_t plainFlock(const double* a) {
   return result(flock(fd, operation));
 }
 
+// fd, type, start, length: waits for the lock.
+int64_t plainOfdLock(const double* a) {
+  INT(fd, a[0]);
+  INT(type, a[1]);
+  OFFSET(start, a[2]);
+  OFFSET(length, a[3]);
+  struct flock lock = {};
+  lock.l_type = static_cast<short>(type);
+  lock.l_whence = SEEK_SET;
+  lock.l_start = start;
+  lock.l_len = length;
+  return result(fcntl(fd, F_OFD_SETLKW, &lock));
+}
+
 int64_t plainFtruncate(const double* a) {
   INT(fd, a[0]);
   OFFSET(size, a[1]);

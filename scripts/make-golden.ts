@@ -149,6 +149,8 @@ function serve({ listener, folder }: Shared): void {
     allowDirectIo: false,
     securityContext: false,
     preserveNoatime: false,
+    flockLocks: false,
+    posixLocks: false,
     inodeFileHandles: 'never',
     migration: DEFAULT_MIGRATION_OPTIONS,
     nodeDescriptors: 100,

@@ -28,6 +28,8 @@ export interface GuestOptions {
   readonly memoryMiB?: number
   /** Default: what scripts/setup put into the cache. */
   readonly uml?: UmlKernel
+  /** Called at the start with what ends the guest at once, as a power failure does. */
+  readonly onStart?: (kill: () => void) => void
   /** Called with console text as it comes. */
   readonly onOutput?: (text: string) => void
 }
@@ -111,6 +113,7 @@ function boot(
       detached: options.interactive !== true,
       env: { ...process.env, TMPDIR: process.env.TMPDIR ?? '/tmp' },
     })
+    options.onStart?.(() => killGroup(child.pid!))
     let console = ''
     const take = (text: string): void => {
       console += text

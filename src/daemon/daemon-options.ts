@@ -27,6 +27,8 @@ export interface DaemonOptions {
   readonly announceSubmounts: boolean
   readonly killprivV2: boolean
   readonly preserveNoatime: boolean
+  readonly flock: boolean
+  readonly posixLock: boolean
   readonly inodeFileHandles: InodeFileHandles
 
   /** Given, or implied by one of the next three. */

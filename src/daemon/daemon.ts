@@ -135,6 +135,8 @@ function threadOptions(
       allowDirectIo: options.allowDirectIo,
       securityContext,
       preserveNoatime: options.preserveNoatime,
+      flockLocks: options.flock,
+      posixLocks: options.posixLock,
       xattrmap: options.xattrmap,
       translateUid: options.translateUid,
       translateGid: options.translateGid,

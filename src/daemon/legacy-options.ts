@@ -49,14 +49,11 @@ const WORDS: Readonly<Record<string, Word>> = {
   no_posix_acl: { unset: 'posix-acl' },
   security_label: { set: 'security-label', to: 'always' },
   no_security_label: { unset: 'security-label' },
-  no_posix_lock: {},
-  no_flock: {},
-}
-
-/** Keys of the C virtiofsd that cannot be honoured, and why. */
-const REFUSED: Readonly<Record<string, string>> = {
-  posix_lock: 'locks are not taken on the host',
-  flock: 'locks are not taken on the host',
+  // The Rust virtiofsd refuses these two.
+  posix_lock: { set: 'posix-lock', unset: 'no-posix-lock' },
+  flock: { set: 'flock', unset: 'no-flock' },
+  no_posix_lock: { unset: 'posix-lock' },
+  no_flock: { unset: 'flock' },
 }
 
 /** Rewrites `given`; returns what to tell the operator. Errors: UsageError. */
@@ -85,8 +82,6 @@ function split(text: string): string[] {
 function applyItem(given: GivenOptions, item: string): void {
   const equals = item.indexOf('=')
   const key = equals < 0 ? item : item.slice(0, equals)
-  if (Object.hasOwn(REFUSED, key))
-    throw new UsageError(`-o ${item} is not supported: ${REFUSED[key]}`)
   if (equals < 0) applyWord(given, item)
   else applyPair(given, key, item.slice(equals + 1))
 }

@@ -262,6 +262,30 @@ export const HEADINGS: readonly Heading[] = [
     title: 'Not in Rust virtiofsd',
     rows: [
       {
+        name: 'flock',
+        takes: 'none',
+        undoes: 'no-flock',
+        help: "take the guest's flock locks on the host, so that they hold between guests and host; best with --cache=never",
+      },
+      {
+        name: 'no-flock',
+        takes: 'none',
+        undoes: 'flock',
+        help: 'leave them to the guest: they hold inside it alone (default)',
+      },
+      {
+        name: 'posix-lock',
+        takes: 'none',
+        undoes: 'no-posix-lock',
+        help: 'the same for fcntl (POSIX and open file description) locks',
+      },
+      {
+        name: 'no-posix-lock',
+        takes: 'none',
+        undoes: 'posix-lock',
+        help: 'leave those to the guest (default)',
+      },
+      {
         name: 'num-request-queues',
         takes: 'word',
         value: 'N',

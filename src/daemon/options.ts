@@ -119,8 +119,15 @@ function fileSystemOptions(given: GivenOptions, warnings: string[]) {
   const handles = choice(given, 'inode-file-handles', INODE_FILE_HANDLES) ?? 'prefer'
   if (handles === 'fallback')
     warnings.push('--inode-file-handles=fallback is deprecated: use prefer')
+  const cache = choiceOfAnyCase(given, 'cache', CACHE_MODES) ?? 'auto'
+  const flock = given.has('flock')
+  const posixLock = given.has('posix-lock')
+  if ((flock || posixLock) && cache !== 'never')
+    warnings.push(
+      `${posixLock ? '--posix-lock' : '--flock'} with --cache=${cache}: a guest that has got a lock may still read from its cache what was there before: use --cache=never where files are written from several sides`,
+    )
   return {
-    cache: choiceOfAnyCase(given, 'cache', CACHE_MODES) ?? 'auto',
+    cache,
     readonly: given.has('readonly'),
     writeback: given.has('writeback'),
     allowDirectIo: given.has('allow-direct-io'),
@@ -129,6 +136,8 @@ function fileSystemOptions(given: GivenOptions, warnings: string[]) {
     announceSubmounts: !given.has('no-announce-submounts'),
     killprivV2: !given.has('no-killpriv-v2'),
     preserveNoatime: given.has('preserve-noatime'),
+    flock,
+    posixLock,
     inodeFileHandles: handles === 'fallback' ? 'prefer' : handles,
     xattr:
       given.has('xattr') ||

@@ -7,6 +7,7 @@ import { SUSPENDED, VIOLATION as FUSE_VIOLATION } from '../fuse/server.js'
 import { MAX_RINGS, native } from '../native/addon.js'
 import type { Context } from '../native/context.js'
 import type { RingSetup, StateDirection, VhostDevice } from '../vhost/device.js'
+import { OWN_JOBS } from '../vfs/filesystem.js'
 import type { Log } from '../vhost/log.js'
 import { type Chain, describeViolation } from '../virtio/chain.js'
 import { EMPTY, Virtqueue, VIOLATION } from '../virtio/virtqueue.js'
@@ -68,6 +69,8 @@ export class Device implements VhostDevice {
   #logFd = -1
   #logKind = 0
   #busyTurns = 0
+  /** Suspended requests were answered, and their drivers not told. */
+  #unsignalled = false
 
   constructor(context: Context, chain: Chain, server: FuseServer, options: DeviceOptions) {
     this.#context = context
@@ -127,6 +130,7 @@ export class Device implements VhostDevice {
 
   ringDown(index: number): number {
     const queue = this.queues[index]!
+    this.#server.giveUpWaits(index)
     while (this.#server.inFlight(index) > 0) {
       this.#context.wait(-1, 0)
       this.#reap()
@@ -163,6 +167,12 @@ export class Device implements VhostDevice {
   /** A suspended request was answered. */
   completed(queue: number, head: number, written: number): void {
     this.queues[queue]!.push(head, written)
+    this.#unsignalled = true
+  }
+
+  /** See ServerOptions: half of what the ring holds. */
+  waitRoom(queue: number): number {
+    return Math.floor(this.queues[queue]!.requestRoom / 2)
   }
 
   // --- the loop -----------------------------------------------------------------------------------
@@ -222,6 +232,7 @@ export class Device implements VhostDevice {
       worked = true
       this.#serveBatch(queue)
     }
+    if (this.#unsignalled) this.#signalAll()
     return worked
   }
 
@@ -263,11 +274,18 @@ export class Device implements VhostDevice {
     let token = this.#context.reap()
     if (token < 0) return false
     while (token >= 0) {
-      this.#server.complete(token, this.#context.reapedResult)
+      const result = this.#context.reapedResult
+      if (token < OWN_JOBS) this.#server.complete(token, result)
+      else this.#server.fs.finished(token - OWN_JOBS, result)
       token = this.#context.reap()
     }
-    for (let i = 0; i < this.#serving.length; i++) this.#signal(this.#serving[i]!.index)
+    this.#signalAll()
     return true
+  }
+
+  #signalAll(): void {
+    this.#unsignalled = false
+    for (let i = 0; i < this.#serving.length; i++) this.#signal(this.#serving[i]!.index)
   }
 
   #chainViolation(queue: Virtqueue): void {

@@ -76,6 +76,7 @@ export class StateTransfer {
     const { fs } = this.#server
     const { migration } = fs
     if (migration === undefined) return 'this file system cannot be migrated'
+    if (direction === 'save' && migration.obstacle !== '') return migration.obstacle
     // Anything else might make a read or write wait, whatever is said of it.
     const kind = fstatSync(fd)
     if (!kind.isFIFO() && !kind.isSocket()) return 'its descriptor is neither a pipe nor a socket'

@@ -42,6 +42,7 @@ import type { Call, OperationTable } from './operation.js'
 import { OUT_HEADER_BYTES } from './request.js'
 
 const IN_HEADER_BYTES = 40
+const FLUSH_OWNER_AT = fuse_flush_in.f.lock_owner.offset
 
 const OPEN_REPLY = {
   replyBytes: fuse_open_out.SIZE,
@@ -241,6 +242,8 @@ export const fileOperations: OperationTable = {
         request,
         request.nodeid,
         fuse_flush_in.f.fh.get(request.context.view, request.bodyAt),
+        request.context.view.getUint32(request.bodyAt + FLUSH_OWNER_AT, true),
+        request.context.view.getUint32(request.bodyAt + FLUSH_OWNER_AT + 4, true),
       ),
   },
   [Opcode.FUSE_RELEASE]: {

@@ -17,7 +17,9 @@ function decodeRange({ request }: Call): number {
   const end = In.lk_end.get(view, bodyAt)
   if (start > end || start > BigInt(Number.MAX_SAFE_INTEGER)) return -Errno.EINVAL
   range.start = Number(start)
-  range.end = end === OFFSET_MAX ? Number.POSITIVE_INFINITY : Number(end)
+  // No file is so long: what ends past 2^53 has no end.
+  range.end = end > BigInt(Number.MAX_SAFE_INTEGER) ? Number.POSITIVE_INFINITY : Number(end)
+  if (end > OFFSET_MAX) return -Errno.EINVAL
   range.type = In.lk_type.get(view, bodyAt)
   range.pid = In.lk_pid.get(view, bodyAt)
   range.ownerLow = view.getUint32(bodyAt + In.owner.offset, true)

@@ -23,12 +23,21 @@ export const sessionOperations: OperationTable = {
       return 0
     },
   },
-  // Nothing that takes long can be interrupted yet; the request it names is answered in its time.
+  // A request that waits for a lock is answered EINTR; others in their time. Linux has no such request for us:
+  // virtio_fs_send_interrupt() is empty up to 7.2.
   [Opcode.FUSE_INTERRUPT]: {
     minBody: fuse_interrupt_in.SIZE,
     replyBytes: 0,
     silent: true,
-    run: () => 0,
+    run({ request }) {
+      const { view } = request.context
+      const { offset } = fuse_interrupt_in.f.unique
+      request.interrupt(
+        view.getUint32(request.bodyAt + offset, true),
+        view.getUint32(request.bodyAt + offset + 4, true),
+      )
+      return 0
+    },
   },
   // Answers notifications, of which we send none.
   [Opcode.FUSE_NOTIFY_REPLY]: { minBody: 0, replyBytes: 0, silent: true, run: () => 0 },

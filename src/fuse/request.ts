@@ -9,9 +9,10 @@ export const OUT_HEADER_BYTES = 16
 
 /** Where `suspend` and `complete` go: the server that owns the request. */
 export interface Suspender {
-  suspend(): number
+  suspend(mayLast: boolean): number
   complete(token: number, outcome: number): void
   cancel(token: number): void
+  interrupt(uniqueLow: number, uniqueHigh: number): void
 }
 
 export class FuseRequest implements Request {
@@ -79,8 +80,8 @@ export class FuseRequest implements Request {
     return this.output
   }
 
-  suspend(): number {
-    return this.#suspender.suspend()
+  suspend(mayLast = false): number {
+    return this.#suspender.suspend(mayLast)
   }
 
   complete(token: number, outcome: number): void {
@@ -89,5 +90,10 @@ export class FuseRequest implements Request {
 
   cancel(token: number): void {
     this.#suspender.cancel(token)
+  }
+
+  /** The guest wants the request with this `unique` given up. */
+  interrupt(uniqueLow: number, uniqueHigh: number): void {
+    this.#suspender.interrupt(uniqueLow, uniqueHigh)
   }
 }

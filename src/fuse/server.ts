@@ -25,6 +25,8 @@ const LATE_BODY_BYTES = 32
 const LATE_SEGMENTS = OUT_HEADER_BYTES + LATE_BODY_BYTES
 /** Requests that can wait for their answer at once. */
 const MAX_PENDING = 4096
+/** Interrupts remembered that came before their request, on another ring. */
+const EARLY_INTERRUPTS = 64
 
 /** `handle`: the request waits; `onComplete` will be called. */
 export const SUSPENDED = -1
@@ -32,6 +34,8 @@ export const SUSPENDED = -1
 export const VIOLATION = -2
 
 export interface ServerOptions extends SessionOptions {
+  /** Requests of a queue that may wait for what others do, so that room is left for others; undefined: any number. */
+  readonly waitRoom?: ((queue: number) => number) | undefined
   /** Called when a suspended request was answered: what `handle` would have returned. */
   readonly onComplete: (queue: number, head: number, written: number) => void
   /** A handler threw: a bug of ours. The request is answered EIO. */
@@ -56,6 +60,8 @@ class Pending {
   uniqueLow = 0
   uniqueHigh = 0
   writeBytes = 0
+  /** It counts against the room for those that wait for what others do. */
+  mayLast = false
   segmentCount = 0
   readonly segments = new Float64Array(LATE_SEGMENTS * 2)
 }
@@ -78,6 +84,9 @@ export class FuseServer implements Suspender {
   readonly #sparePending: Pending[] = []
   readonly #freeTokens: number[] = []
   readonly #inFlight: number[] = []
+  readonly #lasting: number[] = []
+  /** `unique` as two words, oldest first. */
+  readonly #early: [low: number, high: number][] = []
   /** Segments at the end of the list, for late replies. */
   readonly #lateSegments: number
   #queue = 0
@@ -251,7 +260,11 @@ export class FuseServer implements Suspender {
 
   // --- requests that are answered later ---------------------------------------------------------
 
-  suspend(): number {
+  suspend(mayLast: boolean): number {
+    if (mayLast) {
+      const fault = this.#mayLast()
+      if (fault < 0) return fault
+    }
     const token = this.#freeTokens.pop() ?? this.#pending.length
     if (token >= MAX_PENDING) return -Errno.EAGAIN
     const pending = this.#sparePending.pop() ?? new Pending()
@@ -264,6 +277,8 @@ export class FuseServer implements Suspender {
     pending.uniqueLow = request.uniqueLow
     pending.uniqueHigh = request.uniqueHigh
     pending.writeBytes = buffers.writeBytes
+    pending.mayLast = mayLast
+    if (mayLast) this.#lasting[this.#queue] = (this.#lasting[this.#queue] ?? 0) + 1
     pending.segmentCount = copySegments(this.#context.segments, buffers, pending.segments)
     this.#pending[token] = pending
     this.#inFlight[this.#queue] = this.inFlight(this.#queue) + 1
@@ -272,13 +287,49 @@ export class FuseServer implements Suspender {
     return token
   }
 
-  complete(token: number, result: Outcome): void {
-    const pending = this.#pending[token]
-    if (pending === undefined) throw new Error(`request ${token} was answered twice`)
+  #mayLast(): number {
+    const { uniqueLow, uniqueHigh } = this.#request
+    const early = this.#early.findIndex(([low, high]) => low === uniqueLow && high === uniqueHigh)
+    if (early >= 0) {
+      this.#early.splice(early, 1)
+      return -Errno.EINTR
+    }
+    const room = this.#options.waitRoom?.(this.#queue) ?? Number.POSITIVE_INFINITY
+    return (this.#lasting[this.#queue] ?? 0) < room ? 0 : -Errno.EAGAIN
+  }
+
+  /** FUSE_INTERRUPT. It comes on another ring, and so perhaps before what it is about. */
+  interrupt(uniqueLow: number, uniqueHigh: number): void {
+    const token = this.#pending.findIndex(
+      one => one !== undefined && one.uniqueLow === uniqueLow && one.uniqueHigh === uniqueHigh,
+    )
+    if (token >= 0) {
+      this.fs.interrupt(token, -Errno.EINTR)
+      return
+    }
+    this.#early.push([uniqueLow, uniqueHigh])
+    if (this.#early.length > EARLY_INTERRUPTS) this.#early.shift()
+  }
+
+  /** Answers those requests of a queue that wait for what others do: ENOLCK. */
+  giveUpWaits(queue: number): void {
+    for (const [token, pending] of this.#pending.entries())
+      if (pending?.mayLast === true && pending.queue === queue)
+        this.fs.interrupt(token, -Errno.ENOLCK)
+  }
+
+  #release(token: number, pending: Pending): void {
     this.#pending[token] = undefined
     this.#freeTokens.push(token)
     this.#inFlight[pending.queue]!--
+    if (pending.mayLast) this.#lasting[pending.queue]!--
     this.pendingCount--
+  }
+
+  complete(token: number, result: Outcome): void {
+    const pending = this.#pending[token]
+    if (pending === undefined) throw new Error(`request ${token} was answered twice`)
+    this.#release(token, pending)
     const written = this.#replyLate(pending, result)
     this.#sparePending.push(pending)
     this.#options.onComplete(pending.queue, pending.head, written)
@@ -300,10 +351,7 @@ export class FuseServer implements Suspender {
   cancel(token: number): void {
     const pending = this.#pending[token]
     if (pending === undefined) return
-    this.#pending[token] = undefined
-    this.#freeTokens.push(token)
-    this.#inFlight[pending.queue]!--
-    this.pendingCount--
+    this.#release(token, pending)
     this.#suspended = false
     this.#sparePending.push(pending)
   }

@@ -85,6 +85,8 @@ export interface HotCalls {
   memfdCreate(): void
   eventSignal(): void
   submit(): void
+  submitAlone(): void
+  interrupt(): void
   reap(): void
   wait(): void
   pollNow(): void
@@ -217,6 +219,8 @@ export const PoolCall = {
   close: 6,
   flock: 7,
   ftruncate: 8,
+  /** F_OFD_SETLKW: descriptor, type, start, length. */
+  ofdLock: 9,
 } as const
 export type PoolCall = (typeof PoolCall)[keyof typeof PoolCall]
 

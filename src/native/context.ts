@@ -176,6 +176,34 @@ export class Context {
     return m[0]!
   }
 
+  /**
+   * As `submit`, on a thread that is there for this job alone: for a wait that may never end. Only
+   * `PoolCall.flock` and `ofdLock`. Errors: EINVAL another call; EAGAIN too many such jobs (256).
+   */
+  submitAlone(call: PoolCall, token: number, a: number, b = 0, c = 0, d = 0): number {
+    const m = this.#mail
+    m[1] = a
+    m[2] = b
+    m[3] = c
+    m[4] = d
+    m[5] = 0
+    m[6] = 0
+    m[7] = 0
+    m[8] = call
+    m[9] = token
+    this.raw.submitAlone()
+    return m[0]!
+  }
+
+  /**
+   * Ends the job of `submitAlone` with this token: 0, it is done, with EINTR or what it came to just
+   * before, and comes through `reap`. Errors: EAGAIN its system call does not heed signals within
+   * `waitMs` (it got one at least).
+   */
+  interrupt(token: number, waitMs: number): number {
+    return this.#call2(this.raw.interrupt, token, waitMs)
+  }
+
   /** Takes one finished job: its token, or -1 when there is none; the result is then in `reapedResult`. */
   reap(): number {
     this.raw.reap()

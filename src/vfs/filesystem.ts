@@ -27,6 +27,9 @@ export type Outcome = number
 /** Not an errno (those end at 4095): the request is answered later. */
 export const PENDING = -65536
 
+/** From here on the tokens of pool jobs are the back end's own (see `FileSystem.finished`). */
+export const OWN_JOBS = 2 ** 30
+
 /** Root of every back end (FUSE_ROOT_ID). */
 export const ROOT_NODEID = 1
 /** `fh` of a request that carries no handle. */
@@ -181,7 +184,8 @@ export interface FileSystem {
     killSuid: boolean,
     fromCache: boolean,
   ): Outcome
-  flush(request: Request, nodeid: number, fh: number): Outcome
+  /** A descriptor of the file was closed, perhaps not the last. The owner's (two opaque words) POSIX locks on it end. */
+  flush(request: Request, nodeid: number, fh: number, ownerLow: number, ownerHigh: number): Outcome
   release(request: Request, nodeid: number, fh: number): Outcome
   fsync(request: Request, nodeid: number, fh: number, dataOnly: boolean): Outcome
   /** Returns the new offset. `whence`: SEEK_DATA or SEEK_HOLE. Errors: ENXIO past the end. */
@@ -246,7 +250,20 @@ export interface FileSystem {
   ): Outcome
   removexattr(request: Request, nodeid: number, name: Name): Outcome
 
-  /** POSIX or flock locks (`range.flock`). `getlk` changes `range` into the conflicting lock, or F_UNLCK. */
+  /**
+   * POSIX or flock locks (`range.flock`). `getlk` changes `range` into the conflicting lock, or F_UNLCK; its
+   * pid is 0 unless a process of this guest has the lock. `setlk` with `wait` suspends the request until
+   * nobody is in the way. Errors: EBADF; EAGAIN somebody is in the way; ENOLCK too many locks or waits;
+   * EDEADLK.
+   */
   getlk(request: Request, nodeid: number, fh: number, range: LockRange): Outcome
   setlk(request: Request, nodeid: number, fh: number, range: LockRange, wait: boolean): Outcome
+
+  /**
+   * Gives up the wait of suspended request `token` and answers it with `outcome`. False: it does not wait for
+   * what others do, and ends in its time.
+   */
+  interrupt(token: number, outcome: Outcome): boolean
+  /** The pool job that the back end submitted with the token OWN_JOBS + `job` has ended. */
+  finished(job: number, result: number): void
 }

@@ -79,6 +79,8 @@ export interface HandleState {
  * state after `destroy`, and `destroy` ends one that failed.
  */
 export interface Migratable {
+  /** Why the guest cannot move now, or ''. */
+  readonly obstacle: string
   saveTree(): TreeState
   saveNodes(): Iterable<NodeState>
   saveHandles(): Iterable<HandleState>

@@ -1,4 +1,4 @@
-/** What a back end is handed with each call. All of it is reused: keep nothing past the call. */
+/** What a back end is handed with each call. All of it is reused: keep nothing past the call (but see `Request.complete`). */
 import type { Context } from '../native/context.js'
 import type { Attributes, EntryReply } from './replies.js'
 
@@ -89,9 +89,11 @@ export interface Request {
    * Detaches the request: the method then returns PENDING. The token (>= 0) is what the thread pool
    * reports when it is done (`Context.submit`), or what `complete` takes. -EAGAIN (as a number < 0)
    * when too many requests are pending: answer it.
+   * `mayLast`: it waits for what others do, perhaps for ever. Some of the ring is kept free of such
+   * requests (-EAGAIN), and the guest may interrupt them (-EINTR: it did already); see `FileSystem.interrupt`.
    */
-  suspend(): number
-  /** Answers a suspended request once. */
+  suspend(mayLast?: boolean): number
+  /** Answers a suspended request once. For this the object may be kept. */
   complete(token: number, outcome: number): void
   /** Takes `suspend` back within the same call: the method's outcome answers after all. */
   cancel(token: number): void

@@ -127,6 +127,12 @@ export class UnsupportedFileSystem {
   removexattr(..._: Parameters<FileSystem['removexattr']>): Outcome {
     return ENOSYS
   }
+  interrupt(_token: number, _outcome: Outcome): boolean {
+    return false
+  }
+  finished(job: number, _result: number): void {
+    throw new Error(`pool job ${job} is nobody's`)
+  }
   getlk(..._: Parameters<FileSystem['getlk']>): Outcome {
     return ENOSYS
   }

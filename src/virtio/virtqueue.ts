@@ -67,6 +67,11 @@ export class Virtqueue {
   /** As in the setup; may change while the ring runs. */
   logAt = -1
 
+  /** How many requests it can hold at least: without indirect tables one takes up to four descriptors. */
+  get requestRoom(): number {
+    return this.#indirect ? this.#size : this.#size / 4
+  }
+
   constructor(context: Context, chain: Chain, index: number) {
     this.#context = context
     this.#chain = chain

@@ -24,6 +24,8 @@ export const defaults: DaemonOptions = {
   announceSubmounts: true,
   killprivV2: true,
   preserveNoatime: false,
+  flock: false,
+  posixLock: false,
   inodeFileHandles: 'prefer',
   xattr: false,
   posixAcl: 'never',

@@ -125,6 +125,9 @@ const LEGACY: readonly (readonly [string, readonly string[], Partial<typeof defa
   ['no_security_label', ['--security-label=auto'], {}],
   ['no_posix_lock', [], {}],
   ['no_flock', [], {}],
+  ['flock', [], { flock: true }],
+  ['posix_lock', ['--no-posix-lock'], { posixLock: true }],
+  ['no_flock', ['--flock'], { flock: false }],
 ]
 
 for (const [text, others, fields] of LEGACY)
@@ -136,8 +139,7 @@ for (const [text, others, fields] of LEGACY)
 
 test('-o that is refused', t => {
   const cases: readonly (readonly [string, RegExp])[] = [
-    ['flock', /-o flock is not supported: locks are not taken on the host/],
-    ['posix_lock', /-o posix_lock is not supported/],
+    ['flock=on', /-o flock takes no value/],
     ['cache=never', /-o cache takes one of auto, always, none, metadata, not "never"/],
     ['sandbox=none', /-o sandbox takes one of namespace, chroot, not "none"/],
     ['loglevel=trace', /-o loglevel takes one of debug, info, warn, err, not "trace"/],

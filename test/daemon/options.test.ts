@@ -74,6 +74,10 @@ test('of two that contradict each other the last one wins', t => {
   t.true(parse('--no-announce-submounts', '--announce-submounts').announceSubmounts)
   t.false(parse('--announce-submounts', '--no-announce-submounts').announceSubmounts)
   t.true(parse('--no-killpriv-v2', '--killpriv-v2').killprivV2)
+  t.true(parse('--no-flock', '--flock').flock)
+  t.false(parse('--flock', '--no-flock').flock)
+  t.true(parse('--no-posix-lock', '--posix-lock').posixLock)
+  t.false(parse('--posix-lock', '--no-posix-lock').posixLock)
   t.false(parse('--killpriv-v2', '--no-killpriv-v2').killprivV2)
   t.is(parse('--cache=never', '--cache', 'always').cache, 'always')
   t.deepEqual(parse('--modcaps=-mknod', '--modcaps=+kill').modcaps, [

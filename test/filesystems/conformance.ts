@@ -521,7 +521,7 @@ export const CONFORMANCE: Readonly<Record<string, Case>> = {
     h.write(nodeid, fh, 0, 'x')
     t.is(h.settle(h.fs.fsync(h.request, nodeid, fh, false)), 0)
     t.is(h.settle(h.fs.fsync(h.request, nodeid, fh, true)), 0)
-    t.is(h.settle(h.fs.flush(h.request, nodeid, fh)), 0)
+    t.is(h.settle(h.fs.flush(h.request, nodeid, fh, 0, 0)), 0)
     t.is(h.settle(h.fs.syncfs(h.request, 1)), 0)
     const dir = h.opendir(1)
     t.is(h.settle(h.fs.fsyncdir(h.request, 1, dir, false)), 0)

@@ -108,6 +108,7 @@ export class BaseRig<F extends RigFileSystem> {
       ...options.fuse,
       window: window?.dax,
       onComplete: (queue, head, written) => this.device.completed(queue, head, written),
+      waitRoom: queue => this.device.waitRoom(queue),
       onFault: (message, cause) => {
         throw new Error(message, { cause })
       },

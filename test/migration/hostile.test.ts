@@ -239,6 +239,7 @@ function handleOf({ context, folder }: Rig, name: string): string {
 
 /** A back end that takes everything. */
 const lenient: Migratable = {
+  obstacle: '',
   saveTree: () => ({ mode: 'find-paths', rootHandle: '', nodeGeneration: 0, handleGeneration: 0 }),
   saveNodes: () => [],
   saveHandles: () => [],

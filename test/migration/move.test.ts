@@ -358,6 +358,27 @@ test('what was negotiated goes along; a destination that has it off says so', t 
   t.is(there.read(nodeid, fh, 0, 10).length, 0, 'a write-only file can be read, for dirty pages')
 })
 
+test('locks of the host do not go along: a guest that has some stays, and moves when it has none', t => {
+  const host = { posixLocks: true }
+  const p = pair(t, { from: { host }, to: { host } })
+  const { nodeid, fh } = p.client.create(1, 'file')
+  const lock = (type: number): Uint8Array =>
+    concat(u64(fh), u64(1n), u64(0n), u64(9n), u32s(type, 1), u32s(0, 0))
+  p.client.do(32, nodeid, lock(1))
+  const bases = stopRings(p.from)
+  t.false(move(p.from, p.to, bases))
+  t.regex(p.from.log.join('\n'), /the guest holds locks on files \(1; .* move it when/)
+  startRings(p.from, bases)
+  p.client.do(32, nodeid, lock(2))
+  moved(t, p).release(nodeid, fh)
+})
+
+test('a guest that was offered locks moves to no daemon that offers none', t => {
+  const p = pair(t, { from: { host: { posixLocks: true, flockLocks: true } } })
+  t.false(move(p.from, p.to, stopRings(p.from)))
+  t.regex(p.to.log.join('\n'), /FUSE_POSIX_LOCKS, FUSE_FLOCK_LOCKS/)
+})
+
 test('--readonly at the destination: files open for writing are not found there', t => {
   const p = pair(t, { onError: 'guest-error', to: { host: { readOnly: true } } })
   const { nodeid, fh } = p.client.create(1, 'file')

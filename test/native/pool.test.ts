@@ -343,6 +343,44 @@ test('threads with contexts come and go', t => {
   t.is(ended.status, 0)
 })
 
+test('a job of its own is none of the pool: with every pool thread blocked it comes back', t => {
+  const context = makeContext(t)
+  const { waiter, release, holder } = heldLock(t, context)
+  for (let token = 0; token < 300; token++) context.submit(PoolCall.flock, token, waiter, 2)
+  const other = heldLock(t, context)
+  t.is(context.submitAlone(PoolCall.flock, 1000, other.waiter, 2), 0)
+  t.is(context.reap(), -1)
+  other.release()
+  t.deepEqual([...reapAll(context, 1)], [[1000, 0]])
+  const fd = other.holder
+  t.is(context.flock(other.waiter, 8), 0)
+  t.is(context.ofdLock(fd, 37, 1, 10, 10, 0), 0)
+  t.is(context.submitAlone(PoolCall.ofdLock, 1001, other.waiter, 1, 15, 0), 0)
+  t.is(context.ofdLock(fd, 37, 2, 0, 0, 0), 0)
+  t.deepEqual([...reapAll(context, 1)], [[1001, 0]])
+  t.is(context.ofdLock(fd, 37, 0, 19, 1, 0), -E.EAGAIN, 'it has what it waited for')
+  t.is(context.ofdLock(fd, 37, 0, 10, 5, 0), 0)
+  release()
+  t.is(reapAll(context, 300).size, 300)
+  t.is(context.flock(holder, 8), 0)
+})
+
+test('256 jobs have threads of their own, one more is EAGAIN; each can be interrupted alone', t => {
+  const context = makeContext(t)
+  const { waiter, holder } = heldLock(t, context)
+  t.is(context.submitAlone(PoolCall.fsync, 0, holder), -E.EINVAL, 'only locks')
+  for (let token = 0; token < 256; token++)
+    if (context.submitAlone(PoolCall.flock, token, waiter, 2) !== 0) t.fail(`job ${token}`)
+  t.is(context.submitAlone(PoolCall.flock, 256, waiter, 2), -E.EAGAIN)
+  for (const token of [7, 255, 0]) {
+    t.is(context.interrupt(token, 5000), 0)
+    t.deepEqual([...reapAll(context, 1)], [[token, -E.EINTR]])
+    t.is(context.interrupt(token, 0), 0, 'it is over')
+  }
+  t.is(context.reap(), -1)
+  t.is(context.submitAlone(PoolCall.flock, 256, waiter, 2), 0)
+})
+
 test('nothing is done after dispose has returned', t => {
   t.timeout(60_000)
   const folder = makeFolder(t)

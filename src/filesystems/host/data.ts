@@ -86,7 +86,8 @@ export function adoptFile(
     ((flags & O_DIRECT) !== 0 && host.options.allowDirectIo)
   opened.keepCache = cache === 'always'
   // Nothing waits for a close on a local file system; remote ones report write errors there.
-  opened.noFlush = kind !== 'remote'
+  // POSIX locks end with any close, which FLUSH tells.
+  opened.noFlush = kind !== 'remote' && !host.options.posixLocks
   opened.parallelDirectWrites = opened.directIo
   return 0
 }
@@ -227,9 +228,16 @@ export function write(
 }
 
 /** Write errors of a remote file system, which a close there would report, come out here. */
-export function flush(host: HostState, request: Request, fh: number): Outcome {
+export function flush(
+  host: HostState,
+  request: Request,
+  fh: number,
+  ownerLow: number,
+  ownerHigh: number,
+): Outcome {
   const handle = host.handle(fh, false)
   if (handle === undefined) return host.noHandle(fh)
+  host.locks.flushed(handle.node, ownerLow, ownerHigh)
   if (handle.kind !== 'remote') return 0
   let second = native.dupFd(handle.fd)
   if (outOfDescriptors(second) && host.nodes.relieve(undefined)) second = native.dupFd(handle.fd)

@@ -35,7 +35,7 @@ import type {
   SetAttributes,
   StatfsReply,
 } from '../../vfs/replies.js'
-import type { DirectorySink, Name, Payload, Request, Span } from '../../vfs/request.js'
+import type { DirectorySink, LockRange, Name, Payload, Request, Span } from '../../vfs/request.js'
 import { NO_CAPABILITIES, UnsupportedFileSystem } from '../../vfs/unsupported.js'
 import * as data from './data.js'
 import * as directory from './directory.js'
@@ -101,6 +101,8 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
       writeback: true,
       submounts: true,
       directIoMmap: true,
+      flockLocks: options.flockLocks,
+      posixLocks: options.posixLocks,
       readOnly: options.readOnly,
     }
   }
@@ -162,7 +164,8 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
   }
 
   override destroy(): void {
-    const { handles, metadata, nodes } = this.#host
+    const { handles, locks, metadata, nodes } = this.#host
+    locks.clear()
     handles.clear(handle => this.#host.closeHandle(handle))
     metadata.clear()
     nodes.clear()
@@ -456,8 +459,14 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
     return data.write(this.#host, request, fh, offset, from, killSuid)
   }
 
-  override flush(request: Request, _nodeid: number, fh: number): Outcome {
-    return data.flush(this.#host, request, fh)
+  override flush(
+    request: Request,
+    _nodeid: number,
+    fh: number,
+    ownerLow: number,
+    ownerHigh: number,
+  ): Outcome {
+    return data.flush(this.#host, request, fh, ownerLow, ownerHigh)
   }
 
   override release(_request: Request, _nodeid: number, fh: number): Outcome {
@@ -573,6 +582,36 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
 
   override fsyncdir(request: Request, _nodeid: number, fh: number, dataOnly: boolean): Outcome {
     return data.fsync(this.#host, request, fh, true, dataOnly)
+  }
+
+  // --- locks --------------------------------------------------------------------------------------
+
+  override getlk(_request: Request, nodeid: number, fh: number, range: LockRange): Outcome {
+    return this.#host.locks.getlk(nodeid, fh, range)
+  }
+
+  override setlk(
+    request: Request,
+    nodeid: number,
+    fh: number,
+    range: LockRange,
+    wait: boolean,
+  ): Outcome {
+    return this.#host.locks.setlk(request, nodeid, fh, range, wait)
+  }
+
+  override interrupt(token: number, outcome: Outcome): boolean {
+    return this.#host.locks.interrupt(token, outcome)
+  }
+
+  override finished(job: number, result: number): void {
+    this.#host.locks.finished(job, result)
+  }
+
+  /** What is locked and waited for now. */
+  get locks(): { readonly held: number; readonly waiting: number; readonly threads: number } {
+    const { heldCount, waitingCount, threadCount } = this.#host.locks
+    return { held: heldCount, waiting: waitingCount, threads: threadCount }
   }
 
   // --- extended attributes ------------------------------------------------------------------------

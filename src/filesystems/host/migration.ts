@@ -67,6 +67,14 @@ export class HostMigration implements Migratable {
     return this.#options.mode === 'file-handles' || this.#options.verifyHandles
   }
 
+  /** Nobody but this process can have its locks; the guest would go on believing that it has them. */
+  get obstacle(): string {
+    const count = this.#host.locks.heldCount
+    return count === 0
+      ? ''
+      : `the guest holds locks on files (${count}; --flock, --posix-lock), which cannot go along: move it when they are released`
+  }
+
   saveTree(): TreeState {
     const { nodes, handles, metadata } = this.#host
     // Nodes that only this keeps stay here.

@@ -35,6 +35,10 @@ export interface HostOptions {
   readonly openFiles: number
   /** Inodes whose attributes and names are kept at most, where changes by others are told; 0: none. */
   readonly keptInodes: number
+  /** The guest's flock(2) locks are locks of the host. Without, the guest keeps them to itself. */
+  readonly flockLocks: boolean
+  /** The same for its fcntl(2) locks. */
+  readonly posixLocks: boolean
   readonly migration: MigrationOptions
 }
 
@@ -50,6 +54,8 @@ export const DEFAULT_HOST_OPTIONS: Omit<HostOptions, 'sharedDir'> = {
   inodeFileHandles: 'prefer',
   openFiles: 65536,
   keptInodes: 32768,
+  flockLocks: false,
+  posixLocks: false,
   migration: DEFAULT_MIGRATION_OPTIONS,
 }
 

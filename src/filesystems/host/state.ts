@@ -12,6 +12,7 @@ import type { HostChanges } from './host-changes.js'
 import { MetadataCache } from './metadata-cache.js'
 import { Mounts } from './mounts.js'
 import { type IdTranslation, parseTranslate } from './id-translation.js'
+import { HostLocks } from './locks.js'
 import type { HostNode } from './node.js'
 import { HostNodes } from './nodes.js'
 import { CACHE_SECONDS, type HostOptions } from './options.js'
@@ -29,6 +30,7 @@ export class HostState {
   readonly options: HostOptions
   readonly nodes: HostNodes
   readonly handles = new HandleTable<HostHandle>()
+  readonly locks: HostLocks
   readonly mounts: Mounts
   readonly metadata: MetadataCache
   readonly caller: Caller
@@ -59,6 +61,7 @@ export class HostState {
       options.nodeDescriptors,
       options.inodeFileHandles,
     )
+    this.locks = new HostLocks(this)
     this.mounts = new Mounts(context, scratchAt)
     this.metadata = new MetadataCache(
       context,
@@ -197,7 +200,13 @@ export class HostState {
 
   /** No further file can be opened. */
   get full(): boolean {
-    return this.handles.size >= this.options.openFiles
+    if (this.#inUse < this.options.openFiles) return false
+    this.locks.closeIdle()
+    return this.#inUse >= this.options.openFiles
+  }
+
+  get #inUse(): number {
+    return this.handles.size + this.locks.descriptors
   }
 
   /** Remembers an open descriptor: its fh, or -ENFILE (and the descriptor is closed). */
@@ -234,6 +243,7 @@ export class HostState {
       this.nodes.unhold(node)
       return 0
     }
+    this.locks.released(handle)
     const left = node.openFds!.filter(open => open !== fd)
     node.openFds = left.length > 0 ? left : undefined
     if (left.length === 0) this.metadata.closed(node)
@@ -246,7 +256,7 @@ export class HostState {
 
   /** Open files come first; nodes have what they leave. */
   #divide(): void {
-    this.nodes.descriptors.fitInto(this.options.openFiles - this.handles.size)
+    this.nodes.descriptors.fitInto(this.options.openFiles - this.#inUse)
   }
 }
 
