@@ -214,6 +214,8 @@ export const PoolCall = {
   close: 6,
   flock: 7,
   ftruncate: 8,
+  /** A `readv` that RWF_NOWAIT has begun and found to take time: few threads take all of these in turn. */
+  readBegun: 9,
 } as const
 export type PoolCall = (typeof PoolCall)[keyof typeof PoolCall]
 
