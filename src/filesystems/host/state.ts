@@ -14,6 +14,7 @@ import { Mounts } from './mounts.js'
 import { type IdTranslation, parseTranslate } from './id-translation.js'
 import type { HostNode } from './node.js'
 import { HostNodes } from './nodes.js'
+import { ReleasedFiles } from './released-files.js'
 import { CACHE_SECONDS, type HostOptions } from './options.js'
 import { NAME_AT, STAT_AT } from './scratch.js'
 import { readAttributes, STATX_WANTED } from './stat.js'
@@ -30,6 +31,7 @@ export class HostState {
   readonly nodes: HostNodes
   readonly handles = new HandleTable<HostHandle>()
   readonly mounts: Mounts
+  readonly released: ReleasedFiles
   readonly metadata: MetadataCache
   readonly caller: Caller
   readonly scratchAt: number
@@ -60,6 +62,7 @@ export class HostState {
       options.inodeFileHandles,
     )
     this.mounts = new Mounts(context, scratchAt)
+    this.released = new ReleasedFiles(context, options.nodeDescriptors / 16)
     this.metadata = new MetadataCache(
       context,
       scratchAt,
@@ -239,14 +242,17 @@ export class HostState {
     if (left.length === 0) this.metadata.closed(node)
     this.#divide()
     this.nodes.beforeClose(node, fd)
-    const outcome = this.context.close(fd)
+    let outcome = 0
+    // A node that has no name, or that the guest forgets now, will not be opened again.
+    if (handle.mayLinger && !node.nameless && node.lookups > 0) this.released.give(node, fd)
+    else outcome = this.context.close(fd)
     this.nodes.unhold(node)
     return outcome
   }
 
   /** Open files come first; nodes have what they leave. */
   #divide(): void {
-    this.nodes.descriptors.fitInto(this.options.openFiles - this.handles.size)
+    this.nodes.descriptors.fitInto(this.options.openFiles - this.handles.size - this.released.count)
   }
 }
 
