@@ -234,6 +234,7 @@ void defineModuleProcess(napi_env env, napi_value exports);
 // --- file_io.cc ---------------------------------------------------------------------------------
 int64_t callReadv(Context& c, const double* a);
 int64_t callWritev(Context& c, const double* a);
+int64_t callReadvAfter(Context& c, const double* a);
 int64_t callSubmit(Context& c, const double* a);
 int64_t callReap(Context& c, const double* a);
 // Lets another thread help with reads that wait too long. Milliseconds until that may be needed next, or -1.

@@ -21,6 +21,7 @@ import {
   TABLE_AT,
   TABLE_BYTES,
 } from '../fuse/layout.js'
+import { wherePossible } from '../fuse/passthrough.js'
 import { FuseServer } from '../fuse/server.js'
 import type { SessionOptions } from '../fuse/session.js'
 import { native } from '../native/addon.js'
@@ -47,6 +48,7 @@ export interface ThreadOptions {
   readonly requestQueues: number
   readonly tag?: string | undefined
   readonly pollUs: number
+  readonly passthrough: boolean
   readonly logLevel: LogLevel
   readonly fuse: SessionOptions
   readonly host: HostOptions
@@ -123,6 +125,7 @@ function serve(
   const server = new FuseServer(context, fs, {
     ...options.fuse,
     window: dax,
+    passthrough: options.passthrough ? wherePossible : undefined,
     onComplete: (queue, head, written) => device.completed(queue, head, written),
     onFault: (message, cause) =>
       log('error', `${message}: ${cause instanceof Error ? cause.stack : String(cause)}`),

@@ -194,7 +194,9 @@ export class BaseRig<F extends RigFileSystem> {
 /** With a directory of the host. */
 export class Rig extends BaseRig<HostFileSystem> {
   constructor(options: RigOptions = {}) {
-    super(options, { makeFs: (context, folder, changes) => hostFs(context, folder, options.host, changes) })
+    super(options, {
+      makeFs: (context, folder, changes) => hostFs(context, folder, options.host, changes),
+    })
   }
 }
 
