@@ -88,6 +88,7 @@ export interface HotCalls {
   submit(): void
   reap(): void
   wait(): void
+  nowUs(): void
   pollNow(): void
   readMapped(): void
   markDirty(): void
