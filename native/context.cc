@@ -125,7 +125,7 @@ void shareArray(napi_env env, napi_value object, const char* name, void* at, siz
 const HotCall kCoreCalls[] = {
     {"copyIn", callCopyIn}, {"copyOut", callCopyOut}, {"readv", callReadv},
     {"writev", callWritev}, {"readvAfter", callReadvAfter}, {"submit", callSubmit},   {"reap", callReap},
-    {"wait", callWait},     {"nowUs", callNowUs},     {"eventSignal", callEventSignal}, {"markDirty", callMarkDirty},
+    {"wait", callWait},     {"nowUs", callNowUs},     {"preemptions", callPreemptions},     {"eventSignal", callEventSignal}, {"markDirty", callMarkDirty},
     {"pollNow", callPollNow}, {"readMapped", callReadMapped},
 };
 
