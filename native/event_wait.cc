@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -35,7 +36,7 @@ int64_t microseconds() {
 
 // Whether a watched ring has moved past what JavaScript took, or a job is finished.
 bool workWaits(Context& c) {
-  if (c.pool->doneCount.load(std::memory_order_acquire) != 0) return true;
+  if (c.pool->doneCount.load(std::memory_order_acquire) != 0 || c.pool->reapedCount != c.pool->reaped.size()) return true;
   for (int i = 0; i < kMaxRings; i++) {
     const uint16_t* index = c.availIndex[i];
     if (index == nullptr || c.lastAvail[i] < 0) continue;
@@ -148,6 +149,13 @@ int64_t callEventSignal(Context&, const double* a) {
   return signalFd(fd, kind);
 }
 
+int64_t callPreemptions(Context&, const double*) {
+  rusage used;
+  return getrusage(RUSAGE_THREAD, &used) == 0 ? used.ru_nivcsw : -errno;
+}
+
+int64_t callNowUs(Context&, const double*) { return microseconds(); }
+
 int64_t callWait(Context& c, const double* a) {
   int timeoutMs;
   uint64_t spinUs;
@@ -162,6 +170,8 @@ int64_t callWait(Context& c, const double* a) {
     c.pool->sleeping.store(true, std::memory_order_seq_cst);
     if (workWaits(c)) timeoutMs = 0;
   }
+  const int helpMs = helpBegunReads(c);
+  if (helpMs >= 0 && (timeoutMs < 0 || timeoutMs > helpMs)) timeoutMs = helpMs;
   epoll_event events[kMaxReady];
   const int count = epoll_wait(c.epoll, events, kMaxReady, timeoutMs);
   c.pool->sleeping.store(false, std::memory_order_seq_cst);

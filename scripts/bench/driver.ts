@@ -44,6 +44,8 @@ export interface Load {
   /** 0: as many as there is time for. */
   readonly maxOps?: number
   readonly wait?: Wait
+  /** Operations that begin in each second, at depth 1; 0: each begins when the one before has ended. */
+  readonly rate?: number
 }
 
 const SOURCES = ['driver.cc', 'guest.cc', 'rows.cc', 'observe.cc'] as const
@@ -72,6 +74,8 @@ export interface DriverOptions {
   readonly tree?: 'memory' | 'disk'
   /** Host path of the disk tree's file, so that its cache can be dropped. */
   readonly coldFile?: string
+  /** File in memory for the data of requests, shared with other load generators; undefined: its own memory. */
+  readonly pagesFile?: string
   /** Put before the command: taskset and the like. */
   readonly prefix?: readonly string[]
 }
@@ -95,6 +99,7 @@ export class Driver {
     const args = options.socketPath === undefined ? ['--null'] : ['--socket', options.socketPath]
     args.push('--queues', String(options.queues ?? 1), '--tree', options.tree ?? 'memory')
     if (options.coldFile !== undefined) args.push('--cold-file', options.coldFile)
+    if (options.pagesFile !== undefined) args.push('--pages', options.pagesFile)
     const [program, ...first] = [...(options.prefix ?? []), buildDriver()]
     this.#process = spawn(program!, [...first, ...args], { stdio: ['pipe', 'pipe', 'inherit'] })
     this.#ended = new Promise(done => this.#process.on('close', () => done()))
@@ -137,6 +142,6 @@ export class Driver {
 }
 
 function words(load: Load): string {
-  const { row, depth, queues = 1, ms, maxOps = 0, wait = 'sleep' } = load
-  return `${row} ${depth} ${queues} ${ms} ${maxOps} ${wait}`
+  const { row, depth, queues = 1, ms, maxOps = 0, wait = 'sleep', rate = 0 } = load
+  return `${row} ${depth} ${queues} ${ms} ${maxOps} ${wait} ${rate}`
 }

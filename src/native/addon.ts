@@ -45,6 +45,7 @@ export interface HotCalls {
   copyOut(): void
   readv(): void
   writev(): void
+  readvAfter(): void
   openat(): void
   reopen(): void
   close(): void
@@ -89,6 +90,8 @@ export interface HotCalls {
   interrupt(): void
   reap(): void
   wait(): void
+  nowUs(): void
+  preemptions(): void
   pollNow(): void
   readMapped(): void
   markDirty(): void
@@ -221,6 +224,8 @@ export const PoolCall = {
   ftruncate: 8,
   /** F_OFD_SETLKW: descriptor, type, start, length. */
   ofdLock: 9,
+  /** A `readv` that RWF_NOWAIT has begun and found to take time: few threads take all of these in turn. */
+  readBegun: 10,
 } as const
 export type PoolCall = (typeof PoolCall)[keyof typeof PoolCall]
 

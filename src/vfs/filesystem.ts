@@ -80,6 +80,9 @@ export interface FileSystem {
   /** How files get into a DAX window; undefined: they cannot. */
   readonly mappable?: MappableFiles | undefined
 
+  /** Where a node lies below the root, as far as is known: `/a/b`; undefined: it has no name. For policies and people. */
+  pathOf?(nodeid: number): string | undefined
+
   /** The guest mounted: called at INIT, after `destroy` if it had mounted before. */
   init(negotiated: Negotiated): void
   /** The guest unmounted, or is gone: closes every handle and forgets every node but the root. Idempotent. */
@@ -90,6 +93,11 @@ export interface FileSystem {
    * requests that have come are carried out, and after each operation that changes something.
    */
   renew(): void
+  /**
+   * Time for what was put off: called before the device thread sleeps, and now and then while it works.
+   * Returns in how many milliseconds it wants to be called again at the latest, -1: no need.
+   */
+  tidy(nowMs: number): number
 
   /**
    * Finds `name` in directory `parent`. `.` and `..` arrive only for NFS-style reconnects and never

@@ -1,11 +1,13 @@
 // The load generator of the bench: one guest without a VM on one vhost-user-fs daemon.
 //
 //   driver --socket PATH | --null   [--queues N] [--tree memory|disk] [--cold-file HOST_PATH]
+//         [--pages FILE]
 //
 // Commands come on standard input, one a line; each is answered with one line of JSON:
 //   rows                                              names of all rows
 //   pids P...                                         whose CPU time and system calls are counted
-//   run ROW DEPTH QUEUES MS MAXOPS sleep|spin         measures
+//   run ROW DEPTH QUEUES MS MAXOPS sleep|spin [RATE]  measures; RATE operations begin in each second, evenly,
+//                                                     at depth 1; 0: each begins when the one before has ended
 //   count ROW DEPTH QUEUES MS MAXOPS sleep|spin       the same, with system calls by name; what is
 //                                                     measured afterwards has them too, until `pids`
 // An end of input ends it. With --null a thread of its own stands in for the daemon and answers
@@ -31,7 +33,7 @@ namespace bench {
 namespace {
 
 struct Options {
-  std::string socket, tree = "memory", coldFile;
+  std::string socket, tree = "memory", coldFile, pages;
   uint32_t queues = 1;
   bool null = false;
 };
@@ -40,6 +42,7 @@ struct Command {
   std::string row;
   uint32_t depth = 1, queues = 1, ms = 100;
   uint64_t maxOps = 0;
+  uint64_t rate = 0;
   bool spin = false;
 };
 
@@ -164,6 +167,7 @@ class Runner {
     const uint64_t until = start + ns;
     uint64_t started = 0, ended = 0, last = start;
     uint32_t active = 0;
+    Slot* paced = nullptr;
     auto launch = [&](Slot& s, uint64_t now) {
       if (now >= until || (maxOps > 0 && started >= maxOps)) return;
       s.step = 0;
@@ -194,8 +198,16 @@ class Runner {
         }
         ended++;
         active--;
-        launch(s, last);
+        if (c.rate == 0)
+          launch(s, last);
+        else
+          paced = &s;
       });
+      if (paced != nullptr) {
+        sleepUntil(std::min(start + started * 1000000000 / c.rate, until));
+        launch(*paced, nowNs());
+        paced = nullptr;
+      }
       if (taken > 0) {
         idleSince_ = 0;
         continue;
@@ -222,6 +234,11 @@ class Runner {
   }
 
  private:
+  static void sleepUntil(uint64_t ns) {
+    const timespec at = {static_cast<time_t>(ns / 1000000000), static_cast<long>(ns % 1000000000)};
+    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, nullptr) == EINTR) {
+    }
+  }
   static uint64_t threadNs() {
     timespec used;
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
@@ -290,13 +307,15 @@ bool parse(std::istringstream& words, Command& c) {
   std::string wait;
   if (!(words >> c.row >> c.depth >> c.queues >> c.ms >> c.maxOps >> wait)) return false;
   c.spin = wait == "spin";
+  if (!(words >> c.rate)) c.rate = 0;
+  if (c.rate > 0 && c.depth != 1) return false;
   return c.spin || wait == "sleep";
 }
 
 int serve(const Options& options) {
   rlimit files = {65536, 65536};
   setrlimit(RLIMIT_NOFILE, &files);
-  Guest guest(options.queues);
+  Guest guest(options.queues, options.pages);
   std::unique_ptr<NullServer> null;
   if (options.null) {
     null = std::make_unique<NullServer>(guest);
@@ -358,12 +377,14 @@ int main(int argc, char** argv) {
       options.tree = value;
     else if (key == "--cold-file")
       options.coldFile = value;
+    else if (key == "--pages")
+      options.pages = value;
     else
       options.queues = 0;
   }
   if (options.queues < 1 || options.queues >= bench::kMaxQueues ||
       (options.socket.empty() && !options.null)) {
-    fprintf(stderr, "usage: driver --socket PATH | --null [--queues 1-4] [--tree memory|disk] [--cold-file PATH]\n");
+    fprintf(stderr, "usage: driver --socket PATH | --null [--queues 1-4] [--tree memory|disk] [--cold-file PATH] [--pages PATH]\n");
     return 2;
   }
   return bench::serve(options);

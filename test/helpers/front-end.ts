@@ -271,6 +271,13 @@ export class DriverRing {
     if (kick) native.eventWrite(this.kickFd)
   }
 
+  /** The device asks to be kicked for the next chain. */
+  get wantsKick(): boolean {
+    const { view } = this.#front
+    if (!this.eventIdx) return (view.getUint16(this.#at + USED_AT, true) & 1) === 0
+    return view.getUint16(this.#at + USED_AT + 4 + this.size * 8, true) === this.availIndex
+  }
+
   setAvailIndex(value: number): void {
     this.availIndex = value & 0xffff
     this.#front.view.setUint16(this.#at + AVAIL_AT + 2, this.availIndex, true)
@@ -324,6 +331,16 @@ export class DriverRing {
     // Ask for a signal with the next one.
     view.setUint16(this.#at + AVAIL_AT + 4 + this.size * 2, this.usedSeen, true)
     return found
+  }
+
+  /** As `takeUsed`, for chains that are offered again as they are: nothing is allocated. Returns how many there were. */
+  skipUsed(): number {
+    const { view } = this.#front
+    const index = view.getUint16(this.#at + USED_AT + 2, true)
+    const count = (index - this.usedSeen) & 0xffff
+    this.usedSeen = index
+    view.setUint16(this.#at + AVAIL_AT + 4 + this.size * 2, index, true)
+    return count
   }
 
   /** Waits for one used element; undefined when none came in time. */

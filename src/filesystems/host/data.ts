@@ -31,9 +31,9 @@ import { EMPTY_PATH } from '../../native/context.js'
 import { type Outcome, PENDING } from '../../vfs/filesystem.js'
 import type { OpenReply } from '../../vfs/replies.js'
 import type { Payload, Request } from '../../vfs/request.js'
-import { HostHandle } from './handles.js'
+import { HostHandle, REOPEN_FLAGS } from './handles.js'
 import type { HostNode } from './node.js'
-import { NOT_MAPPED } from './kept-mappings.js'
+import { MOST_MAPPED_BYTES, NOT_MAPPED } from './kept-mappings.js'
 import { outOfDescriptors } from './nodes.js'
 import type { HostState } from './state.js'
 
@@ -63,7 +63,14 @@ export function fileHandle(host: HostState, node: HostNode, fd: number, flags: n
   const kind = host.mounts.kindOf(node.mount.id, fd)
   const slowWrites =
     ((flags & O_DIRECT) !== 0 && host.options.allowDirectIo) || (flags & (O_SYNC | O_DSYNC)) !== 0
-  return new HostHandle(node, fd, false, kind, slowWrites, flags)
+  const handle = new HostHandle(node, fd, false, kind, slowWrites, flags)
+  handle.mayLinger = isPlainRead(flags) && host.mounts.isPlain(node.mount.id)
+  return handle
+}
+
+/** Opened O_RDONLY, with nothing that the next to open it might not want. */
+function isPlainRead(flags: number): boolean {
+  return (flags & (REOPEN_FLAGS | O_TRUNC)) === 0
 }
 
 /** Takes over `fd`, opened with the guest's `flags`: fills `opened`, or closes it and returns -errno. */
@@ -89,6 +96,15 @@ export function adoptFile(
   // POSIX locks end with any close, which FLUSH tells.
   opened.noFlush = kind !== 'remote' && !host.options.posixLocks
   opened.parallelDirectWrites = opened.directIo
+  if (kind !== 'remote') {
+    const { direct } = opened
+    const access = hostOpenFlags(host, flags) & O_ACCMODE
+    direct.fd = fd
+    direct.reads = access !== O_WRONLY
+    direct.readsFrom = host.metadata.keepsMappings ? MOST_MAPPED_BYTES + 1 : 0
+    direct.readFlags = kind === 'memory' ? 0 : RWF_NOWAIT
+    direct.writes = access !== 0 && !handle.slowWrites && !host.keepsCapabilities
+  }
   return 0
 }
 
@@ -103,7 +119,10 @@ export function open(
   if (fault < 0) return fault
   // Before anything is truncated.
   if (host.full) return -Errno.ENFILE
-  const fd = host.nodes.reopen(node, hostOpenFlags(host, flags))
+  let fd = isPlainRead(flags) ? host.released.take(node) : -1
+  if (fd < 0) fd = host.nodes.reopen(node, hostOpenFlags(host, flags))
+  if (fd === -Errno.ENFILE && host.released.clear())
+    fd = host.nodes.reopen(node, hostOpenFlags(host, flags))
   if (fd < 0) return fd
   if (killSuid && (flags & O_TRUNC) !== 0) dropSetId(host, fd)
   if ((flags & O_TRUNC) !== 0) {
@@ -168,15 +187,18 @@ export function read(
   const handle = host.handle(fh, false)
   if (handle === undefined) return host.noHandle(fh)
   const { first, count, skip, bytes } = into
+  let call: PoolCall = PoolCall.readv
   if (handle.kind !== 'remote') {
     const { mappings } = host.metadata
     const mapped = handle.slowWrites ? NOT_MAPPED : mappings.read(handle, offset, into)
     if (mapped !== NOT_MAPPED) return mapped
-    const done = readNow(host, handle, offset, into)
+    const done = request.begun ? -Errno.EAGAIN : readNow(host, handle, offset, into)
     mappings.wasRead(handle.node, offset, done)
     if (done !== -Errno.EAGAIN) return done
+    // The attempt has set the kernel's read-ahead going, which is what takes the time.
+    if (!handle.noNowait) call = PoolCall.readBegun
   }
-  return inPool(request, PoolCall.readv, handle.fd, first, count, skip, bytes, offset, 0)
+  return inPool(request, call, handle.fd, first, count, skip, bytes, offset, 0)
 }
 
 /** Reads what is in the page cache: all of it, or up to the end of the file, or -EAGAIN. */

@@ -63,6 +63,10 @@ export interface MetadataCounters extends Readonly<MetadataCache['counters']> {
 
 const STALE = -Errno.ESTALE
 
+function readWord(view: DataView, at: number): number {
+  return view.getUint32(at, true) + view.getUint32(at + 4, true) * 0x1_0000_0000
+}
+
 export class HostFileSystem extends UnsupportedFileSystem implements FileSystem {
   override readonly capabilities: Capabilities
   readonly migration: Migratable
@@ -154,9 +158,27 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
     return this.#host.handles.size
   }
 
+  /** Files that the guest has closed and that are open still, and OPENs answered with one. */
+  get released(): { readonly count: number; readonly hits: number } {
+    return this.#host.released
+  }
+
   override init(negotiated: Negotiated): void {
     this.#host.negotiated = negotiated
     this.#host.metadata.filesUnseen = negotiated.dax !== undefined
+  }
+
+  pathOf(nodeid: number): string | undefined {
+    const names: string[] = []
+    const { root } = this.#host.nodes
+    let node = this.#node(nodeid)
+    for (; node !== undefined && node !== root; node = node.parent)
+      names.push(Buffer.from(node.name, 'latin1').toString())
+    return node === undefined ? undefined : `/${names.reverse().join('/')}`
+  }
+
+  override tidy(nowMs: number): number {
+    return this.#host.released.tidy(nowMs)
   }
 
   override renew(): void {
@@ -167,6 +189,7 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
     const { handles, locks, metadata, nodes } = this.#host
     locks.clear()
     handles.clear(handle => this.#host.closeHandle(handle))
+    this.#host.released.clear()
     metadata.clear()
     nodes.clear()
   }
@@ -302,17 +325,15 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
     if (fault < 0) return fault
     const { view } = this.#context
     // struct statfs of 64-bit machines: eight-byte words.
-    const word = (index: number): number =>
-      view.getUint32(at + index * 8, true) +
-      view.getUint32(at + index * 8 + 4, true) * 0x1_0000_0000
-    reply.bsize = word(1)
-    reply.blocks = word(2)
-    reply.bfree = word(3)
-    reply.bavail = word(4)
-    reply.files = word(5)
-    reply.ffree = word(6)
-    reply.namelen = word(8)
-    reply.frsize = word(9) === 0 ? reply.bsize : word(9)
+    reply.bsize = readWord(view, at + 8)
+    reply.blocks = readWord(view, at + 16)
+    reply.bfree = readWord(view, at + 24)
+    reply.bavail = readWord(view, at + 32)
+    reply.files = readWord(view, at + 40)
+    reply.ffree = readWord(view, at + 48)
+    reply.namelen = readWord(view, at + 64)
+    const frsize = readWord(view, at + 72)
+    reply.frsize = frsize === 0 ? reply.bsize : frsize
     return 0
   }
 

@@ -61,7 +61,7 @@ export class KeptInode {
   readonly at: number
   /** The struct statx is there, and right as far as events were read. */
   valid = false
-  /** When it was asked for, by `performance.now()`. */
+  /** When it was asked for, as `now` of the cache. */
   askedAt = 0
   /** Only the guest has changed the file's data by system calls since it opened the file last, which had these times then. */
   dataKnown = false
@@ -137,12 +137,17 @@ export class MetadataCache implements ChangeSink {
     for (let slot = this.#most - 1; slot >= 0; slot--) this.#free.push(slot * STATX_BYTES)
   }
 
+  /** Small reads may be answered from `mappings`. */
+  get keepsMappings(): boolean {
+    return this.#changes !== undefined
+  }
+
   /** Inodes with a mark. */
   get size(): number {
     return this.#inodes.length
   }
 
-  /** Time of the last look for changes, by `performance.now()`. */
+  /** Time of the last look for changes, in milliseconds. */
   get now(): number {
     return this.#now
   }
@@ -289,7 +294,7 @@ export class MetadataCache implements ChangeSink {
 
   #look(): void {
     this.#fresh = true
-    this.#now = performance.now()
+    this.#now = this.#context.nowUs() / 1000
     this.counters.looks++
     const pending = this.#changes!.pending()
     if (pending === 0) return
