@@ -32,6 +32,7 @@ export function makeDevice(
     window,
     passthrough: settings.passthrough ? wherePossible : undefined,
     onComplete: (queue, head, written) => device.completed(queue, head, written),
+    waitRoom: queue => device.waitRoom(queue),
     onFault: (message, cause) =>
       log('error', `${message}: ${cause instanceof Error ? cause.stack : String(cause)}`),
     trace: settings.logLevel === 'trace' ? tracer(log) : undefined,

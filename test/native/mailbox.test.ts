@@ -258,6 +258,12 @@ function scene(t: ExecutionContext): Scene {
       args: pooled(PoolCall.readv, () => [file, 0, 2, 0, 5000, 0, 0]),
     },
     { call: 'nowUs', args: () => [] },
+    {
+      call: 'submitAlone',
+      args: pooled(PoolCall.flock, () => [file, 5]),
+      ignored: rest(2),
+    },
+    { call: 'interrupt', args: () => [12345, 0] },
     { call: 'preemptions', args: () => [] },
     { call: 'pollNow', args: () => [file, other] },
     { call: 'readMapped', args: () => [mapped, 0, 2, 0, 100, 0] },
@@ -327,7 +333,7 @@ function perform(scene: Scene, row: Row, args: readonly number[]): number {
   mail.set(args, 1)
   context.raw[row.call]()
   let answer = mail[0]!
-  if (row.call === 'submit' && answer === 0) {
+  if ((row.call === 'submit' || row.call === 'submitAlone') && answer === 0) {
     const token = args[8]
     let reaped = -1
     for (let i = 0; i < 1000 && reaped < 0; i++) {

@@ -175,7 +175,7 @@ test('no more threads than asked for, and none before it is needed', t => {
   const context = makeContext(t, { poolThreads: 3 })
   const before = poolThreads()
   const { waiter, release } = heldLock(t, context)
-  t.is(poolThreads(), before)
+  t.true(poolThreads() <= before)
   for (let i = 0; i < 10; i++) t.is(context.submit(PoolCall.flock, i, waiter, 2), 0)
   t.true(poolThreads() <= before + 3)
   release()
@@ -190,7 +190,7 @@ test('no more threads than asked for, and none before it is needed', t => {
   // A thread leaves the process a moment after it has left the pool.
   const until = Date.now() + 10_000
   while (poolThreads() > before && Date.now() < until);
-  t.is(poolThreads(), before)
+  t.true(poolThreads() <= before)
 })
 
 test('a job that blocks does not hold up the others', t => {
