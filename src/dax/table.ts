@@ -12,8 +12,10 @@ export class MappedFile {
   /** O_RDWR, ours. */
   readonly fd: number
   readonly ranges = new Set<Range>()
-  /** Bytes, as far as we know. */
+  /** Bytes when it was looked at last. */
   size = 0
+  /** Its end as far as the guest may have made it: what is there beyond is by others. */
+  reach = 0
   /** Of the watcher; -1: none. */
   watch = -1
 

@@ -18,12 +18,15 @@ import { type Context, EMPTY_PATH, UTIME_OMIT } from '../native/context.js'
 import type { DaxWindow, MappableFiles } from '../vfs/dax.js'
 import type { Outcome } from '../vfs/filesystem.js'
 import type { Attributes } from '../vfs/replies.js'
+import { newCounters, type Refusal } from './counters.js'
 import type { DaxOptions } from './options.js'
 import { MappedFile, MappingTable, Range } from './table.js'
 
 export const DAX_PAGE_BYTES = 4096
 /** Pieces of a range that fit exactly; the next ones are mapped ahead of the file's growth. */
 const EXACT_PIECES = 4
+/** More of them while others make the file longer: what they append in the moment in which it is lengthened lies behind zeros. */
+const EXACT_PIECES_FOR_OTHERS = 64
 /** The least that is mapped ahead. */
 const AHEAD_BYTES = 64 * 1024
 /** Arena bytes that the window needs: a struct statx. */
@@ -47,68 +50,10 @@ export interface Watcher {
   remove(id: number): void
 }
 
-export interface DaxCounters {
-  /** SETUPMAPPING: all, those that found it there already, those that took another's place. */
-  setups: number
-  hits: number
-  replaced: number
-  removes: number
-  /** Requests to the front end that went well. */
-  maps: number
-  unmaps: number
-  /** Microseconds of waiting for the front end to do these. */
-  mapUs: number
-  unmapUs: number
-  /** Made longer for the moment of mapping; of these, while somebody else changed the size. */
-  padded: number
-  disturbed: number
-  /** Pieces behind earlier ones, since the file grew. */
-  grown: number
-  /** Mappings cut as the file was made shorter: by the guest, by others. */
-  shrunk: number
-  shrunkByOthers: number
-  /** SETUPMAPPING refused, by reason. */
-  readonly refused: Record<Refusal, number>
-}
-export type Refusal =
-  | 'hostile'
-  | 'stale'
-  | 'policy'
-  | 'size'
-  | 'open'
-  | 'busy'
-  | 'full'
-  | 'front-end'
-
-function newCounters(): DaxCounters {
-  return {
-    setups: 0,
-    hits: 0,
-    replaced: 0,
-    removes: 0,
-    maps: 0,
-    unmaps: 0,
-    mapUs: 0,
-    unmapUs: 0,
-    padded: 0,
-    disturbed: 0,
-    grown: 0,
-    shrunk: 0,
-    shrunkByOthers: 0,
-    refused: {
-      hostile: 0,
-      stale: 0,
-      policy: 0,
-      size: 0,
-      open: 0,
-      busy: 0,
-      full: 0,
-      'front-end': 0,
-    },
-  }
-}
-
 const pageUp = (bytes: number): number => Math.ceil(bytes / DAX_PAGE_BYTES) * DAX_PAGE_BYTES
+
+/** Why something is mapped: SETUPMAPPING; the guest makes the file longer; somebody else did, or cut it. */
+type Reason = 'setup' | 'growth' | 'others'
 
 export class Window implements DaxWindow {
   readonly counters = newCounters()
@@ -223,6 +168,8 @@ export class Window implements DaxWindow {
     if (fd === -Errno.ESTALE) return this.#refuse('stale', fd)
     if (fd < 0) return this.#refuse('open', -Errno.EIO)
     const file = new MappedFile(nodeid, fd)
+    file.size = this.#sizeOf(file)
+    file.reach = file.size
     this.table.files.set(nodeid, file)
     file.watch = this.watcher?.add(fd) ?? -1
     if (file.watch >= 0) this.#watched.set(file.watch, file)
@@ -237,26 +184,27 @@ export class Window implements DaxWindow {
   // --- mapping and unmapping ------------------------------------------------------------------------
 
   /** Has everything of `range` in the window that a file of `size` bytes has. */
-  #cover(range: Range, size: number, why: 'setup' | 'growth'): Outcome {
+  #cover(range: Range, size: number, why: Reason): Outcome {
     const end = Math.min(range.bytes, pageUp(size - range.fileOffset))
     if (end <= range.covered) return 0
     let target = end
     // Not a piece for each page that is appended: front ends have some hundred of them.
-    if (why === 'growth' && range.pieces.length >= EXACT_PIECES)
+    const exact = why === 'growth' ? EXACT_PIECES : EXACT_PIECES_FOR_OTHERS
+    if (why !== 'setup' && range.pieces.length >= exact)
       target = Math.min(range.bytes, Math.max(end, range.covered + AHEAD_BYTES, range.covered * 2))
     const actual = why === 'setup' ? size : this.#sizeOf(range.file)
     const needs = range.fileOffset + target
     const pads = needs > actual
     // A file that was said to be DAX is so until the guest forgets it, even with an odd end that it got since.
     const { nodeid } = range.file
-    const mayPad = this.#padsAll || why === 'growth' || this.#openable.get(nodeid) === true
+    const mayPad = this.#padsAll || why !== 'setup' || this.#openable.get(nodeid) === true
     if (pads && !mayPad) return this.#refuse('size', -Errno.EIO)
     // What another thread of ours is adding would be cut.
     if (pads && this.busy(nodeid)) return this.#refuse('busy', -Errno.EIO)
     const outcome = pads
       ? this.#padded(range.file, actual, needs, why, () => this.#map(range, target))
       : this.#map(range, target)
-    if (outcome >= 0 && why === 'growth') this.counters.grown++
+    if (outcome >= 0 && why !== 'setup') this.counters.grown++
     return outcome
   }
 
@@ -293,7 +241,7 @@ export class Window implements DaxWindow {
     file: MappedFile,
     size: number,
     needs: number,
-    why: 'setup' | 'growth',
+    why: Reason,
     action: () => Outcome,
   ): Outcome {
     const context = this.#context
@@ -364,7 +312,7 @@ export class Window implements DaxWindow {
       const outcome = this.#cover(range, end, 'growth')
       if (outcome < 0) return outcome
     }
-    file.size = Math.max(file.size, end)
+    file.reach = Math.max(file.reach, end)
     return 0
   }
 
@@ -380,6 +328,7 @@ export class Window implements DaxWindow {
     }
     if (cut) this.counters.shrunk++
     file.size = bytes
+    file.reach = bytes
     return this.beforeGrowth(nodeid, bytes)
   }
 
@@ -387,6 +336,7 @@ export class Window implements DaxWindow {
     const file = this.table.files.get(nodeid)
     if (file === undefined) return 0
     file.size = this.#sizeOf(file)
+    file.reach = file.size
     return this.beforeGrowth(nodeid, file.size)
   }
 
@@ -401,22 +351,25 @@ export class Window implements DaxWindow {
   /** Somebody else may have changed the size: the window follows before the guest hears of it. */
   #follow(file: MappedFile, attr: Attributes): void {
     this.#observe(file, attr.sizeBytes)
+    const why = attr.sizeBytes > file.reach ? 'others' : 'growth'
     for (const range of file.ranges) {
-      if (this.#cover(range, attr.sizeBytes, 'growth') >= 0) continue
+      if (this.#cover(range, attr.sizeBytes, why) >= 0) continue
       // What cannot be shown is not announced.
       attr.sizeBytes = Math.min(attr.sizeBytes, range.fileOffset + range.covered)
     }
   }
 
-  /** The file has `size` bytes: unmaps what it has lost. */
+  /** The file has `size` bytes: unmaps what it has lost. What is mapped for the guest's own growth, which may be under way, stays. */
   #observe(file: MappedFile, size: number): void {
     const shorter = size < file.size
+    if (size > Math.max(file.size, file.reach) && !this.busy(file.nodeid))
+      this.#distrust(`a mapped file was made longer, to ${size} bytes, by somebody else`)
     file.size = size
     if (!shorter) return
     this.counters.shrunkByOthers++
     for (const range of file.ranges) {
       this.#cut(range, Math.max(0, pageUp(size - range.fileOffset)))
-      this.#cover(range, size, 'growth')
+      this.#cover(range, size, 'others')
     }
     this.#distrust(`a mapped file was cut to ${size} bytes by somebody else: unmapped`)
   }

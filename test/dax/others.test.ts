@@ -105,6 +105,22 @@ test('that the trust is broken is said aloud once', t => {
   t.is(r.log.filter(line => /^warn: a mapped file was cut to 4096 bytes/.test(line)).length, 1)
 })
 
+test('a host that appends whole pages to a mapped file never finds it lengthened by the daemon', t => {
+  const r = daxRig(t)
+  const path = join(r.folder, 'f')
+  writeFileSync(path, pattern(PAGE))
+  const nodeid = r.guest.lookup(1, 'f')
+  t.is(r.setup(nodeid, 0), 0)
+  for (let pages = 2; pages < 50; pages++) {
+    appendFileSync(path, pattern(PAGE, pages))
+    if (pages % 3 === 0) notice(r)
+    t.is(r.getattr(nodeid).size, pages * PAGE)
+    t.true(r.vmm.read((pages - 1) * PAGE, PAGE).equals(pattern(PAGE, pages)))
+  }
+  t.is(r.window.counters.padded, 0)
+  t.regex(r.log.join(), /made longer, to 8192 bytes, by somebody else/)
+})
+
 // --- a process of the host --------------------------------------------------------------------------
 
 for (const policy of ['exclusive', 'always'] as const)

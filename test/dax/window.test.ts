@@ -280,6 +280,25 @@ for (const backEnd of ['host', 'memory'] as const) {
     t.true(r.vmm.read(10_000, 50_000).equals(pattern(50_000, 7)))
   })
 
+  both(
+    'a request that looks at a file while another makes it longer leaves what was mapped for that',
+    (t, r) => {
+      const { nodeid, fh } = makeFile(r, 'f', 4096)
+      t.is(r.setup(nodeid, 0), 0)
+      // As with a FALLOCATE that the pool has not done yet.
+      t.is(r.window.beforeGrowth(nodeid, 65536), 0)
+      t.is(r.getattr(nodeid).size, 4096)
+      t.is(
+        [...r.vmm.mappings.values()].reduce((sum, one) => sum + one.bytes, 0),
+        65536,
+      )
+      r.guest.write(nodeid, fh, 4096, pattern(61440, 2))
+      t.true(r.vmm.read(4096, 61440).equals(pattern(61440, 2)))
+      t.is(r.window.counters.shrunkByOthers, 0)
+      t.is(r.window.counters.unmaps, 0)
+    },
+  )
+
   both('what the window refuses to show is not written', (t, r) => {
     const { nodeid, fh } = makeFile(r, 'f', 4096)
     t.is(r.setup(nodeid, 0), 0)

@@ -2,6 +2,7 @@
 import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import {
+  appendFileSync,
   copyFileSync,
   existsSync,
   mkdtempSync,
@@ -71,6 +72,32 @@ for (const policy of ['exclusive', 'always'])
       }
     },
   )
+
+daxTest(
+  'a file that the host makes longer page by page: whatever size the guest is told, the bytes are there',
+  ['--dax-window', '16M', '--dax=exclusive', '--cache=never', '--allow-mmap'],
+  async (t, { share, daemon, run }) => {
+    const pages = Buffer.alloc(5 * MIB)
+    for (let at = 0; at < pages.length; at += PAGE)
+      pages.fill(1 + ((at / PAGE) % 250), at, at + PAGE)
+    const path = join(share, 'file')
+    writeFileSync(path, pages.subarray(0, 16 * PAGE))
+    const guest = run({ command: `./check follow file ${pages.length}` })
+    const ended = guest.then(() => true)
+    while (!existsSync(join(share, 'follows')))
+      if (await Promise.race([ended, sleep(50, false)])) break
+    for (let at = 16 * PAGE; at < pages.length; at += 9 * PAGE) {
+      appendFileSync(path, pages.subarray(at, at + 9 * PAGE))
+      await sleep(10)
+    }
+    const result = await guest
+    t.is(result.status, 0, result.output)
+    t.regex(result.output, /^follow ok$/m)
+    t.true((await counter(daemon, 'grown')) > 3)
+    t.is(await counter(daemon, 'padded'), 0)
+  },
+  { others: true },
+)
 
 // --- durability -------------------------------------------------------------------------------------
 

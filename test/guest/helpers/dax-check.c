@@ -369,6 +369,23 @@ static int hold(const char *name, off_t left) {
   return 0;
 }
 
+/* Somebody else makes the file longer, up to `last` bytes; each page has its number in it. */
+static int follow(const char *name, off_t last) {
+  int fd = open(name, O_RDONLY), looks = 0;
+  CHECK(fd >= 0);
+  unsigned char *m = mmap(0, last, PROT_READ, MAP_SHARED, fd, 0);
+  CHECK(m != MAP_FAILED);
+  double limit = now() + 200;
+  say_by_file("follows");
+  for (off_t seen = 0; seen < last; looks++) {
+    off_t n = size_of(fd);
+    for (; seen < n; seen += PAGE) all(m + seen, 0, PAGE, 1 + seen / PAGE % 250);
+    if (now() > limit) FAIL("it stays at %lld", (long long)n);
+  }
+  printf("follow ok\n");
+  return looks < 20;
+}
+
 /* One process appends odd pieces, one stores into what is there and one checks all of it, each by its own descriptor. */
 static int append(const char *name, int pieces) {
   int fd;
@@ -486,6 +503,7 @@ int main(int argc, char **argv) {
   if (!strcmp(what, "dirty-probe")) return dirty_probe(argv[2]);
   if (!strcmp(what, "duet")) return duet(argv[2], atoi(argv[3]), atoi(argv[4]));
   if (!strcmp(what, "hold")) return hold(argv[2], atoll(argv[3]));
+  if (!strcmp(what, "follow")) return follow(argv[2], atoll(argv[3]));
   if (!strcmp(what, "append")) return append(argv[2], atoi(argv[3]));
   if (!strcmp(what, "speed")) return speed(argv[2], argv[3], atoi(argv[4]));
   return 2;
