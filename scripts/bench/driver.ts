@@ -72,6 +72,8 @@ export interface DriverOptions {
   readonly tree?: 'memory' | 'disk'
   /** Host path of the disk tree's file, so that its cache can be dropped. */
   readonly coldFile?: string
+  /** File in memory for the data of requests, shared with other load generators; undefined: its own memory. */
+  readonly pagesFile?: string
   /** Put before the command: taskset and the like. */
   readonly prefix?: readonly string[]
 }
@@ -95,6 +97,7 @@ export class Driver {
     const args = options.socketPath === undefined ? ['--null'] : ['--socket', options.socketPath]
     args.push('--queues', String(options.queues ?? 1), '--tree', options.tree ?? 'memory')
     if (options.coldFile !== undefined) args.push('--cold-file', options.coldFile)
+    if (options.pagesFile !== undefined) args.push('--pages', options.pagesFile)
     const [program, ...first] = [...(options.prefix ?? []), buildDriver()]
     this.#process = spawn(program!, [...first, ...args], { stdio: ['pipe', 'pipe', 'inherit'] })
     this.#ended = new Promise(done => this.#process.on('close', () => done()))

@@ -180,6 +180,8 @@ async function main(): Promise<number> {
   const settings = await readSettings(process.argv.slice(2))
   const memory = mkdtempSync('/dev/shm/virtiofsd-bench-')
   const disk = mkdtempSync(join(process.env.BENCH_DISK ?? tmpdir(), 'virtiofsd-bench-'))
+  // Of all guests in turn, for the same reason as the large files.
+  const pagesFile = join(memory, 'guest-pages')
   try {
     const queues = Math.max(...settings.queues)
     const cost = await driverCost()
@@ -191,15 +193,21 @@ async function main(): Promise<number> {
         ...(await measure(settings, warm, contestant => {
           const tree = join(memory, contestant.name)
           mkdirSync(tree)
-          makeMemoryTree(tree)
-          return Running.start(contestant, tree, { queues, pin: settings.pin })
+          makeMemoryTree(tree, memory)
+          return Running.start(contestant, tree, { queues, pin: settings.pin, pagesFile })
         })),
       )
     if (cold.length > 0) {
       const coldFile = makeDiskTree(disk)
       cells.push(
         ...(await measure(settings, cold, contestant =>
-          Running.start(contestant, disk, { queues, tree: 'disk', coldFile, pin: settings.pin }),
+          Running.start(contestant, disk, {
+            queues,
+            tree: 'disk',
+            coldFile,
+            pin: settings.pin,
+            pagesFile,
+          }),
         )),
       )
     }

@@ -1,6 +1,7 @@
 // The load generator of the bench: one guest without a VM on one vhost-user-fs daemon.
 //
 //   driver --socket PATH | --null   [--queues N] [--tree memory|disk] [--cold-file HOST_PATH]
+//         [--pages FILE]
 //
 // Commands come on standard input, one a line; each is answered with one line of JSON:
 //   rows                                              names of all rows
@@ -31,7 +32,7 @@ namespace bench {
 namespace {
 
 struct Options {
-  std::string socket, tree = "memory", coldFile;
+  std::string socket, tree = "memory", coldFile, pages;
   uint32_t queues = 1;
   bool null = false;
 };
@@ -296,7 +297,7 @@ bool parse(std::istringstream& words, Command& c) {
 int serve(const Options& options) {
   rlimit files = {65536, 65536};
   setrlimit(RLIMIT_NOFILE, &files);
-  Guest guest(options.queues);
+  Guest guest(options.queues, options.pages);
   std::unique_ptr<NullServer> null;
   if (options.null) {
     null = std::make_unique<NullServer>(guest);
@@ -358,12 +359,14 @@ int main(int argc, char** argv) {
       options.tree = value;
     else if (key == "--cold-file")
       options.coldFile = value;
+    else if (key == "--pages")
+      options.pages = value;
     else
       options.queues = 0;
   }
   if (options.queues < 1 || options.queues >= bench::kMaxQueues ||
       (options.socket.empty() && !options.null)) {
-    fprintf(stderr, "usage: driver --socket PATH | --null [--queues 1-4] [--tree memory|disk] [--cold-file PATH]\n");
+    fprintf(stderr, "usage: driver --socket PATH | --null [--queues 1-4] [--tree memory|disk] [--cold-file PATH] [--pages PATH]\n");
     return 2;
   }
   return bench::serve(options);

@@ -3,6 +3,7 @@
 #include "guest.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -35,16 +36,25 @@ uint64_t nowNs() {
   return static_cast<uint64_t>(now.tv_sec) * 1000000000u + static_cast<uint64_t>(now.tv_nsec);
 }
 
-Guest::Guest(uint32_t requestQueues) : queues_(requestQueues + 1) {
+Guest::Guest(uint32_t requestQueues, const std::string& pagesFile) : queues_(requestQueues + 1) {
   const uint64_t slotsAt = kMaxQueues * kRingBytes;
   const uint64_t forgetsAt = slotsAt + kMaxDepth * kSlotBytes;
-  const uint64_t pagesAt = forgetsAt + ((kForgets * kForgetBytes + kPage - 1) & ~uint64_t(kPage - 1));
-  bytes_ = pagesAt + uint64_t(kMaxDepth) * kDataPages * kPage;
+  pagesAt_ = forgetsAt + ((kForgets * kForgetBytes + kPage - 1) & ~uint64_t(kPage - 1));
+  pagesBytes_ = uint64_t(kMaxDepth) * kDataPages * kPage;
   memoryFd_ = memfd_create("bench-guest", MFD_CLOEXEC);
-  if (memoryFd_ < 0 || ftruncate(memoryFd_, static_cast<off_t>(bytes_)) != 0) die("guest memory");
-  void* at = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, memoryFd_, 0);
+  pagesFd_ = pagesFile.empty() ? memfd_create("bench-pages", MFD_CLOEXEC)
+                               : ::open(pagesFile.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (memoryFd_ < 0 || ftruncate(memoryFd_, static_cast<off_t>(pagesAt_)) != 0 || pagesFd_ < 0 ||
+      ftruncate(pagesFd_, static_cast<off_t>(pagesBytes_)) != 0)
+    die("guest memory");
+  constexpr int kAccess = PROT_READ | PROT_WRITE;
+  void* at = mmap(nullptr, pagesAt_ + pagesBytes_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (at == MAP_FAILED) die("guest memory");
   memory_ = static_cast<uint8_t*>(at);
+  constexpr int kHow = MAP_SHARED | MAP_FIXED | MAP_POPULATE;
+  if (mmap(memory_, pagesAt_, kAccess, kHow, memoryFd_, 0) == MAP_FAILED ||
+      mmap(memory_ + pagesAt_, pagesBytes_, kAccess, kHow, pagesFd_, 0) == MAP_FAILED)
+    die("guest memory");
   epoll_ = epoll_create1(EPOLL_CLOEXEC);
   for (uint32_t q = 0; q < queues_; q++) {
     Ring& r = rings_[q];
@@ -63,7 +73,7 @@ Guest::Guest(uint32_t requestQueues) : queues_(requestQueues + 1) {
   // A guest's pages lie anywhere: no two of a request are neighbours but by chance.
   std::vector<uint8_t*> pages;
   for (uint64_t i = 0; i < uint64_t(kMaxDepth) * kDataPages; i++)
-    pages.push_back(memory_ + pagesAt + i * kPage);
+    pages.push_back(memory_ + pagesAt_ + i * kPage);
   std::shuffle(pages.begin(), pages.end(), std::mt19937_64(1));
   slots_.resize(kMaxDepth);
   for (uint32_t i = 0; i < kMaxDepth; i++) {
@@ -117,8 +127,8 @@ uint64_t Guest::get(uint32_t request) {
   return value;
 }
 
-void Guest::tell(uint32_t request, const void* payload, uint32_t bytes, int fd) {
-  message(request, payload, bytes, &fd, fd >= 0 ? 1 : 0);
+void Guest::tell(uint32_t request, const void* payload, uint32_t bytes, std::initializer_list<int> fds) {
+  message(request, payload, bytes, fds.begin(), static_cast<uint32_t>(fds.size()));
   if (!acknowledges_) return;
   uint8_t reply[20];
   if (recv(socket_, reply, sizeof reply, MSG_WAITALL) != sizeof reply) die("vhost-user reply");
@@ -148,8 +158,9 @@ void Guest::connect(const std::string& path) {
   if ((protocol & kMq) != 0) queues_ = std::min<uint64_t>(queues_, get(17));
   tell(3, nullptr, 0);
   tell(2, &kFeatures, 8);
-  const uint64_t table[5] = {1, kGuestBase, bytes_, kUserBase, 0};
-  tell(5, table, sizeof table, memoryFd_);
+  const uint64_t table[9] = {2,         kGuestBase,            pagesAt_,    kUserBase,            0,
+                             kGuestBase + pagesAt_, pagesBytes_, kUserBase + pagesAt_, 0};
+  tell(5, table, sizeof table, {memoryFd_, pagesFd_});
   for (uint32_t q = 0; q < queues_; q++) {
     const Ring& r = rings_[q];
     const uint32_t size[2] = {q, r.size}, base[2] = {q, 0}, enable[2] = {q, 1};
@@ -158,8 +169,8 @@ void Guest::connect(const std::string& path) {
     tell(8, size, sizeof size);
     tell(10, base, sizeof base);
     tell(9, addresses, sizeof addresses);
-    tell(13, &index, 8, r.call);
-    tell(12, &index, 8, r.kick);
+    tell(13, &index, 8, {r.call});
+    tell(12, &index, 8, {r.kick});
     tell(18, enable, sizeof enable);
   }
 }

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <initializer_list>
 #include <string>
 #include <vector>
 
@@ -78,7 +79,9 @@ struct Counters {
 
 class Guest {
  public:
-  Guest(uint32_t requestQueues);
+  // `pagesFile`: the memory that data goes through, shared with other guests that never work at the same
+  // time; empty: its own.
+  Guest(uint32_t requestQueues, const std::string& pagesFile);
   // The vhost-user handshake on a connected socket. Fewer queues when the back end has fewer.
   void connect(const std::string& path);
   void init();
@@ -126,16 +129,18 @@ class Guest {
   static constexpr uint64_t kUserBase = 0x7f0000000000ull;
   void message(uint32_t request, const void* payload, uint32_t bytes, const int* fds, uint32_t count);
   uint64_t get(uint32_t request);
-  void tell(uint32_t request, const void* payload, uint32_t bytes, int fd = -1);
+  void tell(uint32_t request, const void* payload, uint32_t bytes, std::initializer_list<int> fds = {});
   void offer(Ring& r, uint16_t head);
 
   uint32_t queues_;
   int socket_ = -1;
   int memoryFd_ = -1;
+  int pagesFd_ = -1;
   int epoll_ = -1;
   bool acknowledges_ = false;
   uint8_t* memory_ = nullptr;
-  uint64_t bytes_ = 0;
+  uint64_t pagesAt_ = 0;
+  uint64_t pagesBytes_ = 0;
   uint64_t unique_ = 2;
   uint32_t uid_ = 0, gid_ = 0;
   Ring rings_[kMaxQueues];

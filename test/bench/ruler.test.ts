@@ -2,7 +2,7 @@
  * The bench runs: every row on our daemon for a few operations, with counts that hold by design
  * whatever the machine's speed. No time is asserted.
  */
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import anyTest, { type TestFn } from 'ava'
@@ -23,9 +23,11 @@ const LIMIT_MS = 5_000
 test.before(async t => {
   const folder = mkdtempSync(join(tmpdir(), 'virtiofsd-ruler-'))
   t.context.folder = folder
-  makeMemoryTree(folder)
+  const tree = join(folder, 'tree')
+  mkdirSync(tree)
+  makeMemoryTree(tree, folder)
   const ours = contestants(QUEUES).get('ours')!
-  t.context.running = await Running.start(ours, folder, { queues: QUEUES, pin: false })
+  t.context.running = await Running.start(ours, tree, { queues: QUEUES, pin: false })
 })
 test.after.always(async t => {
   await t.context.running?.stop()
