@@ -8,6 +8,7 @@
 #include <sys/uio.h>
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -80,6 +81,8 @@ struct Job {
   std::vector<iovec> iov;
   std::vector<std::shared_ptr<Mapping>> held;  // keeps guest memory mapped while the job runs
   std::vector<GuestRange> ranges;              // what it writes, for the dirty log
+  uint64_t order = 0;                          // of its submission
+  std::chrono::steady_clock::time_point since; // when it was submitted; of kReadBegun only
   int64_t result = 0;
 };
 
@@ -105,14 +108,22 @@ struct Pool {
   std::condition_variable wake;   // work, or the end
   std::condition_variable ended;  // a thread has left
   std::deque<std::unique_ptr<Job>> waiting;
-  std::deque<std::unique_ptr<Job>> done;
-  std::vector<std::unique_ptr<Job>> spare;  // the device thread's own
+  // Reads that the kernel is at already. One thread takes them in turn: while it waits for the first, the
+  // others come in, and there is nothing to wait for. A second one helps out when that takes too long.
+  std::deque<std::unique_ptr<Job>> begun;
+  size_t begunBusy = 0;   // threads that are at them
+  size_t begunLimit = 1;  // threads that may be
+  std::vector<std::unique_ptr<Job>> done;
+  std::vector<std::unique_ptr<Job>> reaped;  // the device thread's own: taken out of `done`
+  size_t reapedCount = 0;                    // those of them that `reap` has given
+  std::vector<std::unique_ptr<Job>> spare;   // the device thread's own
   std::vector<pthread_t> threads;           // those that have not left
   std::vector<Lone*> lone;                  // jobs with a thread of their own, likewise
   std::atomic<uint32_t> doneCount{0};
   std::atomic<bool> sleeping{false};  // the device thread is in, or about to enter, epoll_wait
   std::atomic<bool> stop{false};
   size_t inFlight = 0;                // the device thread's own
+  uint64_t submitted = 0;
   size_t idle = 0;
   size_t limit = 1;
   int doneEvent = -1;
@@ -238,6 +249,8 @@ int64_t callSubmit(Context& c, const double* a);
 int64_t callSubmitAlone(Context& c, const double* a);
 int64_t callInterrupt(Context& c, const double* a);
 int64_t callReap(Context& c, const double* a);
+// Lets another thread help with reads that wait too long. Milliseconds until that may be needed next, or -1.
+int helpBegunReads(Context& c);
 void stopPool(Context& c);
 
 // --- memory_guard.cc ----------------------------------------------------------------------------

@@ -35,7 +35,7 @@ int64_t microseconds() {
 
 // Whether a watched ring has moved past what JavaScript took, or a job is finished.
 bool workWaits(Context& c) {
-  if (c.pool->doneCount.load(std::memory_order_acquire) != 0) return true;
+  if (c.pool->doneCount.load(std::memory_order_acquire) != 0 || c.pool->reapedCount != c.pool->reaped.size()) return true;
   for (int i = 0; i < kMaxRings; i++) {
     const uint16_t* index = c.availIndex[i];
     if (index == nullptr || c.lastAvail[i] < 0) continue;
@@ -162,6 +162,8 @@ int64_t callWait(Context& c, const double* a) {
     c.pool->sleeping.store(true, std::memory_order_seq_cst);
     if (workWaits(c)) timeoutMs = 0;
   }
+  const int helpMs = helpBegunReads(c);
+  if (helpMs >= 0 && (timeoutMs < 0 || timeoutMs > helpMs)) timeoutMs = helpMs;
   epoll_event events[kMaxReady];
   const int count = epoll_wait(c.epoll, events, kMaxReady, timeoutMs);
   c.pool->sleeping.store(false, std::memory_order_seq_cst);

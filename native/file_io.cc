@@ -25,6 +25,8 @@ constexpr auto kPatience = std::chrono::milliseconds(500);  // before blocked ca
 constexpr auto kStopLimit = std::chrono::seconds(2);
 constexpr auto kStopRound = std::chrono::milliseconds(10);
 constexpr auto kInterruptRound = std::chrono::milliseconds(1);
+// A read that was begun is mostly there when its turn comes; so long it may wait for those before it.
+constexpr int kBegunPatienceMs = 2;
 
 // Goes on after a full transfer of one IOV_MAX piece of a long list; stops at the first short one.
 int64_t transfer(bool reading, int fd, const std::vector<iovec>& iov, int64_t offset, int flags,
@@ -68,13 +70,28 @@ int64_t io(Context& c, const double* a, bool reading) {
   return moved;
 }
 
-enum PoolCall { kReadv, kWritev, kFsync, kSyncfs, kFallocate, kCopyFileRange, kClose, kFlock, kFtruncate, kOfdLock, kPoolCalls };
+enum PoolCall {
+  kReadv,
+  kWritev,
+  kFsync,
+  kSyncfs,
+  kFallocate,
+  kCopyFileRange,
+  kClose,
+  kFlock,
+  kFtruncate,
+  kOfdLock,
+  kReadBegun,
+  kPoolCalls
+};
+bool reads(int call) { return call == kReadv || call == kReadBegun; }
 
 int64_t perform(const Job& job, const std::atomic<bool>& stop) {
   switch (job.call) {
     case kReadv:
+    case kReadBegun:
     case kWritev:
-      return transfer(job.call == kReadv, static_cast<int>(job.args[0]), job.iov, static_cast<int64_t>(job.args[5]),
+      return transfer(job.call != kWritev, static_cast<int>(job.args[0]), job.iov, static_cast<int64_t>(job.args[5]),
                       static_cast<int>(job.args[6]), stop);
     case kFsync:
       return plainFsync(job.args);
@@ -102,6 +119,23 @@ int wakeSignal() { return SIGRTMAX - 2; }
 
 void ignoreWake(int) {}
 
+// Jobs that a thread could take now. With the pool's mutex held.
+size_t claimed(const Pool& pool) {
+  return pool.waiting.size() + std::min(pool.begun.size(), pool.begunLimit - std::min(pool.begunLimit, pool.begunBusy));
+}
+
+// The oldest job that may be taken now, or none. With the pool's mutex held.
+std::unique_ptr<Job> take(Pool& pool) {
+  const bool begun = !pool.begun.empty() && pool.begunBusy < pool.begunLimit &&
+                     (pool.waiting.empty() || pool.begun.front()->order < pool.waiting.front()->order);
+  std::deque<std::unique_ptr<Job>>& from = begun ? pool.begun : pool.waiting;
+  if (from.empty()) return nullptr;
+  std::unique_ptr<Job> job = std::move(from.front());
+  from.pop_front();
+  if (begun) pool.begunBusy++;
+  return job;
+}
+
 // A thread of the pool starts with every signal blocked, those belong to the main thread, and with the
 // credentials of whoever the device thread acted as at that moment: it puts on the context's own. False: it
 // could not.
@@ -115,12 +149,11 @@ bool begin(const Pool& pool, const char* name) {
   return ours;
 }
 
-// With the pool's mutex held.
-void finish(Pool& pool, std::unique_ptr<Job> job) {
+// With the pool's mutex held. True: the device thread sleeps and is to be signalled; the first to see that does it.
+bool finish(Pool& pool, std::unique_ptr<Job> job) {
   pool.done.push_back(std::move(job));
   pool.doneCount.fetch_add(1, std::memory_order_seq_cst);
-  // The first to see the device thread asleep wakes it; the others need not.
-  if (pool.sleeping.exchange(false, std::memory_order_seq_cst)) signalFd(pool.doneEvent, kEventFd);
+  return pool.sleeping.exchange(false, std::memory_order_seq_cst);
 }
 
 void* work(void* argument) {
@@ -130,16 +163,22 @@ void* work(void* argument) {
   std::unique_lock<std::mutex> lock(pool.mutex);
   for (;;) {
     pool.idle++;
-    pool.wake.wait(lock, [&] { return pool.stop || !pool.waiting.empty(); });
+    pool.wake.wait(lock, [&] { return pool.stop || claimed(pool) > 0; });
     pool.idle--;
-    if (pool.waiting.empty()) break;  // stopping, and nothing is left to do
-    std::unique_ptr<Job> job = std::move(pool.waiting.front());
-    pool.waiting.pop_front();
+    std::unique_ptr<Job> job = take(pool);
+    if (job == nullptr) break;  // stopping, and nothing is left to do
     lock.unlock();
     job->result = ours ? perform(*job, pool.stop) : -EPERM;
     job->held.clear();
     lock.lock();
-    finish(pool, std::move(job));
+    if (job->call == kReadBegun) {
+      pool.begunBusy--;
+      if (pool.begun.empty()) pool.begunLimit = 1;
+    }
+    if (!finish(pool, std::move(job))) continue;
+    lock.unlock();
+    signalFd(pool.doneEvent, kEventFd);
+    lock.lock();
   }
   pool.threads.erase(std::find(pool.threads.begin(), pool.threads.end(), pthread_self()));
   pool.ended.notify_all();
@@ -159,7 +198,7 @@ void* workAlone(void* argument) {
     job.result = ours ? perform(job, pool.stop) : -EPERM;
     lock.lock();
   }
-  finish(pool, std::move(own->job));
+  if (finish(pool, std::move(own->job))) signalFd(pool.doneEvent, kEventFd);
   pool.lone.erase(std::find(pool.lone.begin(), pool.lone.end(), own.get()));
   pool.ended.notify_all();
   return nullptr;
@@ -223,7 +262,7 @@ int64_t callSubmit(Context& c, const double* a) {
   job->held.clear();
   job->ranges.clear();
   int64_t fault = 0;
-  if (call == kReadv || call == kWritev) {
+  if (reads(call) || call == kWritev) {
     int fd, flags;
     int64_t offset;
     if (!ioArguments(a, &fd, &offset, &flags))
@@ -231,25 +270,35 @@ int64_t callSubmit(Context& c, const double* a) {
     else
       // Writes may be logged by the time the job is done, though they are not now.
       fault = std::min<int64_t>(
-          gather(c, a[1], a[2], a[3], a[4], &job->iov, &job->held, call == kReadv ? &job->ranges : nullptr), 0);
+          gather(c, a[1], a[2], a[3], a[4], &job->iov, &job->held, reads(call) ? &job->ranges : nullptr), 0);
   }
   if (fault < 0) {
     job->held.clear();
     pool.spare.push_back(std::move(job));
     return fault;
   }
-  std::lock_guard<std::mutex> lock(pool.mutex);
-  if (pool.idle <= pool.waiting.size() && pool.threads.size() < pool.limit) {
+  std::unique_lock<std::mutex> lock(pool.mutex);
+  job->order = pool.submitted++;
+  std::deque<std::unique_ptr<Job>>& queue = call == kReadBegun ? pool.begun : pool.waiting;
+  const size_t before = claimed(pool);
+  if (call == kReadBegun) job->since = std::chrono::steady_clock::now();
+  queue.push_back(std::move(job));
+  const size_t now = claimed(pool);
+  // Not claimed: the threads that are at such reads will get to it.
+  const bool wakes = now > before;
+  if (wakes && pool.idle < now && pool.threads.size() < pool.limit) {
     const int refused = startWorker(c.pool);
     if (refused < 0 && pool.threads.empty()) {
+      job = std::move(queue.back());
+      queue.pop_back();
       job->held.clear();
       pool.spare.push_back(std::move(job));
       return refused;
     }
   }
   pool.inFlight++;
-  pool.waiting.push_back(std::move(job));
-  pool.wake.notify_one();
+  lock.unlock();
+  if (wakes) pool.wake.notify_one();
   return 0;
 }
 
@@ -298,19 +347,34 @@ int64_t callInterrupt(Context& c, const double* a) {
   return -EAGAIN;
 }
 
+int helpBegunReads(Context& c) {
+  Pool& pool = *c.pool;
+  if (pool.inFlight == 0) return -1;
+  std::unique_lock<std::mutex> lock(pool.mutex);
+  if (pool.begun.empty()) return -1;
+  const auto waited = std::chrono::steady_clock::now() - pool.begun.front()->since;
+  if (waited < std::chrono::milliseconds(kBegunPatienceMs) || pool.begunLimit >= pool.limit) return kBegunPatienceMs;
+  pool.begunLimit++;
+  if (pool.idle < claimed(pool) && pool.threads.size() < pool.limit) startWorker(c.pool);
+  lock.unlock();
+  pool.wake.notify_one();
+  return kBegunPatienceMs;
+}
+
 // The token, or -1; the result goes to mail[1].
 int64_t callReap(Context& c, const double*) {
   Pool& pool = *c.pool;
-  if (pool.doneCount.load(std::memory_order_acquire) == 0) return -1;
-  std::unique_ptr<Job> job;
-  {
+  if (pool.reapedCount == pool.reaped.size()) {
+    if (pool.doneCount.load(std::memory_order_acquire) == 0) return -1;
+    pool.reaped.clear();
+    pool.reapedCount = 0;
     std::lock_guard<std::mutex> lock(pool.mutex);
-    job = std::move(pool.done.front());
-    pool.done.pop_front();
-    pool.doneCount.fetch_sub(1, std::memory_order_seq_cst);
+    pool.reaped.swap(pool.done);
+    pool.doneCount.store(0, std::memory_order_seq_cst);
   }
+  std::unique_ptr<Job> job = std::move(pool.reaped[pool.reapedCount++]);
   pool.inFlight--;
-  if (c.dirty != nullptr && job->call == kReadv) markRanges(*c.dirty, job->ranges, job->result);
+  if (c.dirty != nullptr && reads(job->call)) markRanges(*c.dirty, job->ranges, job->result);
   c.mail[1] = static_cast<double>(job->result);
   const int32_t token = job->token;
   pool.spare.push_back(std::move(job));
@@ -335,6 +399,7 @@ void stopPool(Context& c) {
   if (!pool.threads.empty() || !pool.lone.empty()) {
     // Descriptors may mean something else by the time the thread is back: nothing more is begun.
     pool.waiting.clear();
+    pool.begun.clear();
     return;
   }
   close(pool.doneEvent);

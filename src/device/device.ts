@@ -39,6 +39,9 @@ export interface LoopCounters {
   batches: number
   requests: number
   signals: number
+  /** Looks at the rings for a while before a sleep, and those that found something. */
+  spins: number
+  spinsThatPaid: number
   sleeps: number
   violations: number
 }
@@ -49,6 +52,8 @@ export class Device implements VhostDevice {
     batches: 0,
     requests: 0,
     signals: 0,
+    spins: 0,
+    spinsThatPaid: 0,
     sleeps: 0,
     violations: 0,
   }
@@ -71,6 +76,8 @@ export class Device implements VhostDevice {
   #busyTurns = 0
   /** Suspended requests were answered, and their drivers not told. */
   #unsignalled = false
+  /** The guest was given an answer since the last spin. */
+  #answered = false
 
   constructor(context: Context, chain: Chain, server: FuseServer, options: DeviceOptions) {
     this.#context = context
@@ -168,6 +175,7 @@ export class Device implements VhostDevice {
   completed(queue: number, head: number, written: number): void {
     this.queues[queue]!.push(head, written)
     this.#unsignalled = true
+    this.#answered = true
   }
 
   /** See ServerOptions: half of what the ring holds. */
@@ -189,9 +197,14 @@ export class Device implements VhostDevice {
     if (worked) return (++this.#busyTurns & (BUSY_TURNS - 1)) === 0 ? this.#context.wait(0, 0) : 0
     if (!mayWait) return this.#context.wait(0, 0)
     const { spinUs } = this.#polling
-    if (spinUs > 0) {
+    // Only a guest that was answered is about to ask again. While all it asked is in the pool, the pool
+    // has more use for the CPU.
+    if (spinUs > 0 && this.#answered) {
+      this.#answered = false
+      this.counters.spins++
       const ready = this.#context.wait(0, spinUs)
       if (ready > 0 || this.#anyPending()) {
+        this.counters.spinsThatPaid++
         this.#polling.spun()
         return ready
       }
@@ -213,12 +226,14 @@ export class Device implements VhostDevice {
       return 0
     }
     this.counters.sleeps++
+    // How long the pool takes says nothing of when the guest comes back.
+    const forGuest = this.#server.pendingCount === 0
     const before = performance.now()
     const ready = this.#context.wait(
       this.#polledRings > 0 ? POLLED_RING_MS : this.#transfer.waitMs,
       0,
     )
-    this.#polling.slept((performance.now() - before) * 1000)
+    if (forGuest) this.#polling.slept((performance.now() - before) * 1000)
     for (const queue of this.#serving) queue.disableKicks()
     return ready
   }
@@ -254,6 +269,7 @@ export class Device implements VhostDevice {
       if (written === SUSPENDED) continue
       if (written === FUSE_VIOLATION) this.#report(index, this.#server.violation)
       queue.push(head, written === FUSE_VIOLATION ? 0 : written)
+      this.#answered = true
       // The first answer wakes a guest that sleeps, so that it works while the rest of the batch is done.
       if (i === 0) this.#signal(index)
     }

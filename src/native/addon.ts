@@ -221,6 +221,8 @@ export const PoolCall = {
   ftruncate: 8,
   /** F_OFD_SETLKW: descriptor, type, start, length. */
   ofdLock: 9,
+  /** A `readv` that RWF_NOWAIT has begun and found to take time: few threads take all of these in turn. */
+  readBegun: 10,
 } as const
 export type PoolCall = (typeof PoolCall)[keyof typeof PoolCall]
 

@@ -218,10 +218,16 @@ export class Virtqueue {
     return Atomics.load(this.#avail, 1) !== this.#nextAvail
   }
 
-  /** The daemon looks at the ring by itself: kicks would be wasted. With EVENT_IDX a stale avail_event says the same. */
+  /**
+   * The daemon looks at the ring by itself: kicks would be wasted. With EVENT_IDX an avail_event that is past
+   * says so, as it is after a kick; after another end of the sleep it still waits for the next chain.
+   */
   disableKicks(): void {
-    if (!this.up || this.#eventIdx) return
-    Atomics.store(this.#used, 0, VRING_USED_F_NO_NOTIFY)
+    if (!this.up) return
+    if (!this.#eventIdx) Atomics.store(this.#used, 0, VRING_USED_F_NO_NOTIFY)
+    else if (this.#used[2 + this.#size * 4] === this.#nextAvail)
+      Atomics.store(this.#used, 2 + this.#size * 4, (this.#nextAvail - 1) & 0xffff)
+    else return
     this.#logHint()
   }
 

@@ -271,6 +271,13 @@ export class DriverRing {
     if (kick) native.eventWrite(this.kickFd)
   }
 
+  /** The device asks to be kicked for the next chain. */
+  get wantsKick(): boolean {
+    const { view } = this.#front
+    if (!this.eventIdx) return (view.getUint16(this.#at + USED_AT, true) & 1) === 0
+    return view.getUint16(this.#at + USED_AT + 4 + this.size * 8, true) === this.availIndex
+  }
+
   setAvailIndex(value: number): void {
     this.availIndex = value & 0xffff
     this.#front.view.setUint16(this.#at + AVAIL_AT + 2, this.availIndex, true)

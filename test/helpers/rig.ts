@@ -42,6 +42,8 @@ export interface RigOptions {
   readonly transferLimits?: TransferLimits
   /** Metadata is kept; without it the host is asked each time. */
   readonly keepsMetadata?: boolean
+  /** Longest spin; none by default. `pump` never spins: call `device.turn`. */
+  readonly pollUs?: number
 }
 
 /** What a rig asks of a back end. */
@@ -118,7 +120,7 @@ export class BaseRig<F extends RigFileSystem> {
       new Chain(this.context, TABLE_AT, TABLE_BYTES),
       this.server,
       {
-        pollUs: 0,
+        pollUs: options.pollUs ?? 0,
         log,
         ...(options.transferLimits === undefined ? {} : { transferLimits: options.transferLimits }),
       },

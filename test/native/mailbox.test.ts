@@ -258,6 +258,11 @@ function scene(t: ExecutionContext): Scene {
     },
     {
       call: 'submit',
+      what: 'readBegun',
+      args: pooled(PoolCall.readBegun, () => [file, 0, 2, 0, 5000, 0, 0]),
+    },
+    {
+      call: 'submit',
       what: 'writev',
       args: pooled(PoolCall.writev, () => [other, 0, 1, 0, 100, 0, 0]),
     },

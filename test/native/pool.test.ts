@@ -109,6 +109,55 @@ test('many threads, many jobs: every token comes back exactly once', t => {
   t.true(poolThreads() <= 8)
 })
 
+function sleepMs(ms: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms)
+}
+
+/** Guest memory of 1 MiB, named by `count` segments: a read into all of them takes as long as one likes. */
+function longSegments(t: ExecutionContext, context: Context, count: number): void {
+  const memory = own(t, native.memfd('guest', 1 << 20))
+  t.is(context.raw.addRegion(memory, 0n, 0x1000n, 0x1000n, 1n << 20n), 0)
+  for (let i = 0; i < count; i++) context.segments.set([0x1000, 1 << 20], i * 2)
+}
+
+test('reads that were begun are taken in turn by one thread', t => {
+  const context = makeContext(t, { poolThreads: 8, maxSegments: 1024 })
+  longSegments(t, context, 256)
+  const zero = open(t, '/dev/zero', files.O_RDONLY)
+  const fd = own(t, native.memfd('file', 4096))
+  t.is(context.submit(PoolCall.readBegun, 1, fd, 9999, 1, 0, 64, 0, 0), -E.EINVAL)
+  t.is(context.submit(PoolCall.readBegun, 0, zero, 0, 256, 0, 2 ** 28, 0, 0), 0)
+  for (let token = 1; token < 64; token++)
+    t.is(context.submit(PoolCall.readBegun, token, fd, 0, 1, 0, 64, token * 60, 0), 0)
+  // Help comes in `wait` only: none is asked for here.
+  const order: number[] = []
+  while (order.length < 64) {
+    const token = context.reap()
+    if (token < 0) sleepMs(1)
+    else order.push(token)
+  }
+  t.deepEqual(
+    order,
+    Array.from({ length: 64 }, (_, i) => i),
+  )
+})
+
+test('a read that was begun and takes long does not hold up the others', t => {
+  const context = makeContext(t, { poolThreads: 3, maxSegments: 4096 })
+  longSegments(t, context, 2047)
+  const zero = open(t, '/dev/zero', files.O_RDONLY)
+  const fd = own(t, native.memfd('file', 4096))
+  // Two gigabytes; the others wait for milliseconds at most.
+  t.is(context.submit(PoolCall.readBegun, 0, zero, 0, 2047, 0, 2047 * 2 ** 20, 0, 0), 0)
+  for (let token = 1; token < 20; token++)
+    t.is(context.submit(PoolCall.readBegun, token, fd, 0, 1, 0, 10, 0, 0), 0)
+  t.deepEqual(
+    [...reapAll(context, 20).entries()].at(-1),
+    [0, 2047 * 2 ** 20],
+    'the long one comes last',
+  )
+})
+
 test('a token may be any number up to 2^31-1, also the same twice', t => {
   const context = makeContext(t)
   const fd = own(t, native.memfd('file', 1))

@@ -168,6 +168,7 @@ export function read(
   const handle = host.handle(fh, false)
   if (handle === undefined) return host.noHandle(fh)
   const { first, count, skip, bytes } = into
+  let call: PoolCall = PoolCall.readv
   if (handle.kind !== 'remote') {
     const { mappings } = host.metadata
     const mapped = handle.slowWrites ? NOT_MAPPED : mappings.read(handle, offset, into)
@@ -175,8 +176,10 @@ export function read(
     const done = readNow(host, handle, offset, into)
     mappings.wasRead(handle.node, offset, done)
     if (done !== -Errno.EAGAIN) return done
+    // The attempt has set the kernel's read-ahead going, which is what takes the time.
+    if (!handle.noNowait) call = PoolCall.readBegun
   }
-  return inPool(request, PoolCall.readv, handle.fd, first, count, skip, bytes, offset, 0)
+  return inPool(request, call, handle.fd, first, count, skip, bytes, offset, 0)
 }
 
 /** Reads what is in the page cache: all of it, or up to the end of the file, or -EAGAIN. */

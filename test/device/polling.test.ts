@@ -1,0 +1,71 @@
+/** When the device thread spins, when it sleeps, and what it asks of the guest meanwhile. Counts, no times. */
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import test from 'ava'
+import { concat, u32s, u64 } from '../helpers/front-end.js'
+import { native } from '../../src/native/addon.js'
+import { rig } from '../helpers/rig.js'
+
+const FUSE_GETATTR = 3
+const FUSE_FSYNC = 20
+
+test('a guest that was answered is polled for; one that waits for the pool is not', t => {
+  const r = rig(t, { pollUs: 50 })
+  const client = r.client()
+  writeFileSync(join(r.folder, 'f'), 'x')
+  const nodeid = client.lookup(1, 'f')
+  const fh = client.open(nodeid, 2)
+  const { counters } = r.device
+  const ring = r.front.rings[1]!
+  const ask = (opcode: number, body: Uint8Array): void => {
+    const request = concat(client.header(opcode, nodeid, body.length, 9n), body)
+    r.front.memory.set(request, 0x40_0000)
+    ring.offer(
+      ring.direct([
+        [0x40_0000, request.length, false],
+        [0x50_0000, 16 + 104, true],
+      ]),
+      false,
+    )
+  }
+  // The descriptor is ready: no sleep lasts.
+  const turn = (): void => {
+    native.eventWrite(ring.kickFd)
+    r.device.turn()
+  }
+  ask(FUSE_GETATTR, concat(u32s(0, 0), u64(0n)))
+  r.device.turn()
+  const before = { ...counters }
+  turn()
+  t.is(counters.spins, before.spins + 1, 'it was answered at once')
+  turn()
+  t.is(counters.spins, before.spins + 1, 'and once is enough')
+  while (ring.takeUsed().length > 0);
+  ask(FUSE_FSYNC, concat(u64(fh), u32s(0, 0)))
+  r.device.turn()
+  t.is(r.server.pendingCount, 1)
+  turn()
+  turn()
+  t.is(counters.spins, before.spins + 1, 'all it asked is in the pool')
+  while (r.server.pendingCount > 0) r.device.turn()
+  t.is(ring.takeUsed().length, 1)
+  turn()
+  t.is(counters.spins, before.spins + 2, 'the answer came late, but came')
+  client.release(nodeid, fh)
+  client.forget(nodeid, 1)
+})
+
+test('after a sleep that no kick ended the guest is not asked for one', t => {
+  for (const eventIdx of [true, false]) {
+    const r = rig(t, { eventIdx })
+    const client = r.client()
+    const ring = r.front.rings[1]!
+    // The sleep ends by the socket: that is no kick.
+    r.front.send(1)
+    r.device.turn()
+    t.false(ring.wantsKick, `eventIdx ${eventIdx}`)
+    r.pump()
+    t.truthy(r.front.receive())
+    client.destroy()
+  }
+})
