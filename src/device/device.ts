@@ -194,7 +194,11 @@ export class Device implements VhostDevice {
     if (this.#reap()) worked = true
     if (this.#transfer.active && this.#transfer.step()) worked = true
     // While there is work, the other descriptors have their turn now and then.
-    if (worked) return (++this.#busyTurns & (BUSY_TURNS - 1)) === 0 ? this.#context.wait(0, 0) : 0
+    if (worked) {
+      if ((++this.#busyTurns & (BUSY_TURNS - 1)) !== 0) return 0
+      this.#server.fs.tidy(performance.now())
+      return this.#context.wait(0, 0)
+    }
     if (!mayWait) return this.#context.wait(0, 0)
     const { spinUs } = this.#polling
     // Only a guest that was answered is about to ask again. While all it asked is in the pool, the pool
@@ -229,13 +233,17 @@ export class Device implements VhostDevice {
     // How long the pool takes says nothing of when the guest comes back.
     const forGuest = this.#server.pendingCount === 0
     const before = performance.now()
-    const ready = this.#context.wait(
-      this.#polledRings > 0 ? POLLED_RING_MS : this.#transfer.waitMs,
-      0,
-    )
+    const ready = this.#context.wait(this.#sleepMs(before), 0)
     if (forGuest) this.#polling.slept((performance.now() - before) * 1000)
     for (const queue of this.#serving) queue.disableKicks()
     return ready
+  }
+
+  #sleepMs(nowMs: number): number {
+    const tidyMs = this.#server.fs.tidy(nowMs)
+    if (this.#polledRings > 0) return POLLED_RING_MS
+    const { waitMs } = this.#transfer
+    return waitMs < 0 || (tidyMs >= 0 && tidyMs < waitMs) ? tidyMs : waitMs
   }
 
   /** One batch of every ring. True when there was anything to do. */

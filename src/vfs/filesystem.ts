@@ -90,6 +90,11 @@ export interface FileSystem {
    * requests that have come are carried out, and after each operation that changes something.
    */
   renew(): void
+  /**
+   * Time for what was put off: called before the device thread sleeps, and now and then while it works.
+   * Returns in how many milliseconds it wants to be called again at the latest, -1: no need.
+   */
+  tidy(nowMs: number): number
 
   /**
    * Finds `name` in directory `parent`. `.` and `..` arrive only for NFS-style reconnects and never

@@ -24,6 +24,9 @@ export class UnsupportedFileSystem {
   init(_negotiated: Negotiated): void {}
   destroy(): void {}
   renew(): void {}
+  tidy(_nowMs: number): number {
+    return -1
+  }
   forget(_nodeid: number, _nlookup: number): void {}
   lookup(..._: Parameters<FileSystem['lookup']>): Outcome {
     return ENOSYS

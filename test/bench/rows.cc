@@ -71,9 +71,11 @@ struct LookupCold : Row {
 };
 
 struct OpenRelease : Row {
+  uint32_t files;
+  explicit OpenRelease(uint32_t howMany) : files(howMany) {}
   bool request(Guest& g, const Tree& t, Slot& s) override {
     if (s.step == 0) {
-      s.nodeid = t.files[next_++ % kFilesEach];
+      s.nodeid = t.files[next_++ % files];
       s.arg<fuse_open_in>() = {};
       s.arg<fuse_open_in>().flags = 0100000;  // O_RDONLY | O_LARGEFILE
       g.build(s, FUSE_OPEN, s.nodeid, sizeof(fuse_open_in), 0, sizeof(fuse_open_out), 0);
@@ -282,7 +284,8 @@ const std::vector<Named>& table() {
       {"lookup-many", [] { return new Lookup(Lookup::many); }},
       {"lookup-miss", [] { return new Lookup(Lookup::miss); }},
       {"lookup+forget", [] { return new LookupCold; }},
-      {"open+release", [] { return new OpenRelease; }},
+      {"open+release", [] { return new OpenRelease(kFilesEach); }},
+      {"open+release-few", [] { return new OpenRelease(32); }},
       {"create+unlink", [] { return new CreateUnlink(0); }},
       {"create+unlink-user", [] { return new CreateUnlink(1000); }},
       {"readdirplus-1000", [] { return new Readdirplus; }},

@@ -31,7 +31,7 @@ import { EMPTY_PATH } from '../../native/context.js'
 import { type Outcome, PENDING } from '../../vfs/filesystem.js'
 import type { OpenReply } from '../../vfs/replies.js'
 import type { Payload, Request } from '../../vfs/request.js'
-import { HostHandle } from './handles.js'
+import { HostHandle, REOPEN_FLAGS } from './handles.js'
 import type { HostNode } from './node.js'
 import { NOT_MAPPED } from './kept-mappings.js'
 import { outOfDescriptors } from './nodes.js'
@@ -63,7 +63,14 @@ export function fileHandle(host: HostState, node: HostNode, fd: number, flags: n
   const kind = host.mounts.kindOf(node.mount.id, fd)
   const slowWrites =
     ((flags & O_DIRECT) !== 0 && host.options.allowDirectIo) || (flags & (O_SYNC | O_DSYNC)) !== 0
-  return new HostHandle(node, fd, false, kind, slowWrites, flags)
+  const handle = new HostHandle(node, fd, false, kind, slowWrites, flags)
+  handle.mayLinger = isPlainRead(flags) && host.mounts.isPlain(node.mount.id)
+  return handle
+}
+
+/** Opened O_RDONLY, with nothing that the next to open it might not want. */
+function isPlainRead(flags: number): boolean {
+  return (flags & (REOPEN_FLAGS | O_TRUNC)) === 0
 }
 
 /** Takes over `fd`, opened with the guest's `flags`: fills `opened`, or closes it and returns -errno. */
@@ -103,7 +110,10 @@ export function open(
   if (fault < 0) return fault
   // Before anything is truncated.
   if (host.full) return -Errno.ENFILE
-  const fd = host.nodes.reopen(node, hostOpenFlags(host, flags))
+  let fd = isPlainRead(flags) ? host.released.take(node) : -1
+  if (fd < 0) fd = host.nodes.reopen(node, hostOpenFlags(host, flags))
+  if (fd === -Errno.ENFILE && host.released.clear())
+    fd = host.nodes.reopen(node, hostOpenFlags(host, flags))
   if (fd < 0) return fd
   if (killSuid && (flags & O_TRUNC) !== 0) dropSetId(host, fd)
   if ((flags & O_TRUNC) !== 0) {

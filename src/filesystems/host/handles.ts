@@ -25,6 +25,8 @@ export class HostHandle {
   readonly flags: number
   /** RWF_NOWAIT is refused by this file system. */
   noNowait = false
+  /** When the guest closes it, the descriptor may wait for its next OPEN (see released-files.ts); no more once it was locked. */
+  mayLinger = false
   /** Where the next readdir continues without a seek (the cookie handed out last). */
   cookieLow = 0
   cookieHigh = 0

@@ -154,9 +154,18 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
     return this.#host.handles.size
   }
 
+  /** Files that the guest has closed and that are open still, and OPENs answered with one. */
+  get released(): { readonly count: number; readonly hits: number } {
+    return this.#host.released
+  }
+
   override init(negotiated: Negotiated): void {
     this.#host.negotiated = negotiated
     this.#host.metadata.filesUnseen = negotiated.dax !== undefined
+  }
+
+  override tidy(nowMs: number): number {
+    return this.#host.released.tidy(nowMs)
   }
 
   override renew(): void {
@@ -167,6 +176,7 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
     const { handles, locks, metadata, nodes } = this.#host
     locks.clear()
     handles.clear(handle => this.#host.closeHandle(handle))
+    this.#host.released.clear()
     metadata.clear()
     nodes.clear()
   }

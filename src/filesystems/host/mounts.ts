@@ -27,8 +27,19 @@ const KINDS = new Map<number, MountKind>([
   [0x47504653, 'remote'], // gpfs
 ])
 
+/** File systems where every descriptor of a file sees the same: not overlayfs, whose files move when written. */
+const PLAIN: ReadonlySet<number> = new Set([
+  0xef53, // ext2, ext3, ext4
+  0x58465342, // xfs
+  0x9123683e, // btrfs
+  0xf2f52010, // f2fs
+  0xca451a4e, // bcachefs
+  0x01021994, // tmpfs
+])
+
 export class Mounts {
   readonly #kinds = new Map<number, MountKind>()
+  readonly #plain = new Set<number>()
   readonly #context: Context
   readonly #scratchAt: number
 
@@ -44,9 +55,17 @@ export class Mounts {
     const at = this.#scratchAt + OTHER_AT
     let kind: MountKind = 'disk'
     // f_type is the first word (a long on 64-bit machines).
-    if (this.#context.statfs(fd, at) >= 0)
-      kind = KINDS.get(this.#context.view.getUint32(at, true)) ?? 'disk'
+    if (this.#context.statfs(fd, at) >= 0) {
+      const type = this.#context.view.getUint32(at, true)
+      kind = KINDS.get(type) ?? 'disk'
+      if (PLAIN.has(type)) this.#plain.add(mount)
+    }
     this.#kinds.set(mount, kind)
     return kind
+  }
+
+  /** A file of `mount`, whose kind was asked for, is the same to all who open it, now or later. */
+  isPlain(mount: number): boolean {
+    return this.#plain.has(mount)
   }
 }

@@ -251,6 +251,7 @@ export function link(
 function pinName(host: HostState, parent: HostNode, dir: number, name: Name): HostNode | undefined {
   const node = knownNode(host, dir, name)
   if (node === undefined || node.nameless) return undefined
+  host.released.drop(node)
   const links = statx.f.stx_nlink.get(host.context.view, host.statAt)
   if (links > 1 && node.type !== S_IFDIR && !host.nodes.isNamed(node, parent, name.at, name.bytes))
     return undefined

@@ -15,6 +15,7 @@ import { type IdTranslation, parseTranslate } from './id-translation.js'
 import { HostLocks } from './locks.js'
 import type { HostNode } from './node.js'
 import { HostNodes } from './nodes.js'
+import { ReleasedFiles } from './released-files.js'
 import { CACHE_SECONDS, type HostOptions } from './options.js'
 import { NAME_AT, STAT_AT } from './scratch.js'
 import { readAttributes, STATX_WANTED } from './stat.js'
@@ -32,6 +33,7 @@ export class HostState {
   readonly handles = new HandleTable<HostHandle>()
   readonly locks: HostLocks
   readonly mounts: Mounts
+  readonly released: ReleasedFiles
   readonly metadata: MetadataCache
   readonly caller: Caller
   readonly scratchAt: number
@@ -63,6 +65,7 @@ export class HostState {
     )
     this.locks = new HostLocks(this)
     this.mounts = new Mounts(context, scratchAt)
+    this.released = new ReleasedFiles(context, options.nodeDescriptors / 16)
     this.metadata = new MetadataCache(
       context,
       scratchAt,
@@ -249,14 +252,17 @@ export class HostState {
     if (left.length === 0) this.metadata.closed(node)
     this.#divide()
     this.nodes.beforeClose(node, fd)
-    const outcome = this.context.close(fd)
+    let outcome = 0
+    // A node that has no name, or that the guest forgets now, will not be opened again.
+    if (handle.mayLinger && !node.nameless && node.lookups > 0) this.released.give(node, fd)
+    else outcome = this.context.close(fd)
     this.nodes.unhold(node)
     return outcome
   }
 
   /** Open files come first; nodes have what they leave. */
   #divide(): void {
-    this.nodes.descriptors.fitInto(this.options.openFiles - this.#inUse)
+    this.nodes.descriptors.fitInto(this.options.openFiles - this.#inUse - this.released.count)
   }
 }
 
