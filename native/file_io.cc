@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 #include <chrono>
 
 namespace vfsd {
@@ -26,6 +27,7 @@ constexpr auto kStopLimit = std::chrono::seconds(2);
 constexpr auto kStopRound = std::chrono::milliseconds(10);
 constexpr auto kInterruptRound = std::chrono::milliseconds(1);
 // A read that was begun is mostly there when its turn comes; so long it may wait for those before it.
+constexpr size_t kMostHeadBytes = 64;
 constexpr int kBegunPatienceMs = 2;
 
 // Goes on after a full transfer of one IOV_MAX piece of a long list; stops at the first short one.
@@ -247,6 +249,43 @@ std::unique_ptr<Job> takeSpare(Pool& pool) {
 
 int64_t callReadv(Context& c, const double* a) { return io(c, a, true); }
 int64_t callWritev(Context& c, const double* a) { return io(c, a, false); }
+
+// fd, first, count, bytes, offset, flags, headAt, headBytes
+int64_t callReadvAfter(Context& c, const double* a) {
+  int fd, flags;
+  uint64_t from, left, bytes;
+  if (!asInt(a[0], &fd) || fd < 0 || !asUnsigned(a[3], kMaxSafe - kMostHeadBytes, &bytes) ||
+      !asUnsigned(a[4], kMaxSafe, &from) || !asInt(a[5], &flags) ||
+      !asUnsigned(a[7], kMostHeadBytes, &left) || left < sizeof(uint32_t))
+    return -EINVAL;
+  uint8_t* head = arenaRange(c, a[6], left);
+  if (head == nullptr) return -EFAULT;
+  const bool logged = c.dirty != nullptr;
+  c.iov.clear();
+  c.ranges.clear();
+  const int64_t room = gather(c, a[1], a[2], 0, a[3] + a[7], &c.iov, nullptr, logged ? &c.ranges : nullptr);
+  if (room < 0) return room;
+  if (static_cast<uint64_t>(room) != left + bytes) return -EINVAL;
+  iovec pieces[kMostHeadBytes];
+  size_t count = 0, used = 0;
+  for (uint64_t wanted = left; wanted > 0;) {
+    iovec& one = c.iov[used];
+    const size_t part = std::min<size_t>(one.iov_len, wanted);
+    pieces[count++] = {one.iov_base, part};
+    one.iov_base = static_cast<uint8_t*>(one.iov_base) + part;
+    one.iov_len -= part;
+    if (one.iov_len == 0) used++;
+    wanted -= part;
+  }
+  c.iov.erase(c.iov.begin(), c.iov.begin() + static_cast<std::ptrdiff_t>(used));
+  const int64_t moved = transfer(true, fd, c.iov, static_cast<int64_t>(from), flags, c.pool->stop);
+  if (moved < 0) return moved;
+  const uint32_t total = static_cast<uint32_t>(static_cast<int64_t>(left) + moved);
+  memcpy(head, &total, sizeof total);
+  for (size_t i = 0; i < count; head += pieces[i].iov_len, i++) memcpy(pieces[i].iov_base, head, pieces[i].iov_len);
+  if (logged) markRanges(*c.dirty, c.ranges, total);
+  return moved;
+}
 
 // a[0..6] the call's arguments, a[7] the call, a[8] the token
 int64_t callSubmit(Context& c, const double* a) {

@@ -60,6 +60,8 @@ export interface DaemonOptions {
 
   readonly numRequestQueues: number
   readonly pollUs: number
+  /** READ and WRITE go past the file system where that is possible. */
+  readonly passthrough: 'on' | 'off'
   /** undefined: as many as the limit of descriptors suggests. */
   readonly nodeDescriptors: number | undefined
   /** Inodes whose attributes and names are kept at most; 0: none. */

@@ -104,6 +104,7 @@ function threadOptions(
     requestQueues: options.numRequestQueues,
     tag: options.tag,
     pollUs: options.pollUs,
+    passthrough: options.passthrough === 'on',
     logLevel: options.logLevel === 'off' ? 'error' : options.logLevel,
     fuse: {
       writeback: options.writeback,

@@ -298,6 +298,12 @@ export const HEADINGS: readonly Heading[] = [
         help: 'longest spin before sleeping, in microseconds; 0 turns it off (default 50)',
       },
       {
+        name: 'passthrough',
+        takes: 'word',
+        value: 'on|off',
+        help: 'reads and writes of open files go straight to their descriptors where nothing else is to be done (default on)',
+      },
+      {
         name: 'node-descriptors',
         takes: 'word',
         value: 'N',

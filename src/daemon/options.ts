@@ -42,6 +42,7 @@ const MAX_POLL_US = 1_000_000
 const MAX_QUEUES = 64
 const MIN_NODE_DESCRIPTORS = 64
 const DEFAULT_METADATA_CACHE = 32_768
+const PASSTHROUGH = ['on', 'off'] as const
 const MAX_METADATA_CACHE = 1_048_576
 const MAX_NODE_DESCRIPTORS = 1_048_576
 const MAX_INT = 2 ** 31 - 1
@@ -192,6 +193,7 @@ function processOptions(
     syslog: given.has('syslog'),
     numRequestQueues: optionalNumber(given, 'num-request-queues', 1, MAX_QUEUES) ?? 1,
     pollUs: optionalNumber(given, 'poll-us', 0, MAX_POLL_US) ?? DEFAULT_POLL_US,
+    passthrough: choice(given, 'passthrough', PASSTHROUGH) ?? 'on',
     nodeDescriptors: optionalNumber(
       given,
       'node-descriptors',

@@ -2,6 +2,7 @@
 import type { Window } from '../dax/window.js'
 import type { HostFileSystem } from '../filesystems/host/host-filesystem.js'
 import { TABLE_AT, TABLE_BYTES } from '../fuse/layout.js'
+import { wherePossible } from '../fuse/passthrough.js'
 import { FuseServer } from '../fuse/server.js'
 import type { SessionOptions } from '../fuse/session.js'
 import type { Context } from '../native/context.js'
@@ -12,6 +13,7 @@ import { tracer } from './trace.js'
 
 export interface DeviceSettings {
   readonly pollUs: number
+  readonly passthrough: boolean
   readonly logLevel: LogLevel
   readonly fuse: SessionOptions
 }
@@ -27,6 +29,7 @@ export function makeDevice(
   const server = new FuseServer(context, fs, {
     ...settings.fuse,
     window,
+    passthrough: settings.passthrough ? wherePossible : undefined,
     onComplete: (queue, head, written) => device.completed(queue, head, written),
     onFault: (message, cause) =>
       log('error', `${message}: ${cause instanceof Error ? cause.stack : String(cause)}`),

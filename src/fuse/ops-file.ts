@@ -58,11 +58,20 @@ function open({ fs, session, request }: Call): Outcome {
   if (fs.capabilities.readOnly && (flags & (O_ACCMODE | O_TRUNC)) !== 0) return -Errno.EROFS
   request.opened.reset()
   const killSuid = (In.open_flags.get(view, request.bodyAt) & FUSE_OPEN_KILL_SUIDGID) !== 0
-  if ((flags & O_TRUNC) === 0)
-    return fs.open(request, request.nodeid, flags, killSuid, request.opened)
-  return openedEmpty(session.dax, request.nodeid, () =>
-    fs.open(request, request.nodeid, flags, killSuid, request.opened),
-  )
+  const outcome =
+    (flags & O_TRUNC) === 0
+      ? fs.open(request, request.nodeid, flags, killSuid, request.opened)
+      : openedEmpty(session.dax, request.nodeid, () =>
+          fs.open(request, request.nodeid, flags, killSuid, request.opened),
+        )
+  if (outcome === 0) session.opened(fs, request, request.nodeid, flags)
+  return outcome
+}
+
+function release({ fs, session, request }: Call): Outcome {
+  const fh = fuse_release_in.f.fh.get(request.context.view, request.bodyAt)
+  session.passthrough.remove(fh)
+  return fs.release(request, request.nodeid, fh)
 }
 
 function read({ fs, session, request, buffers }: Call): Outcome {
@@ -222,7 +231,8 @@ export const fileOperations: OperationTable = {
     minBody: fuse_open_in.SIZE,
     run: open,
     ...OPEN_REPLY,
-    undo: ({ fs, request }) => {
+    undo: ({ fs, session, request }) => {
+      session.passthrough.remove(request.opened.fh)
       fs.release(request, request.nodeid, request.opened.fh)
     },
   },
@@ -249,12 +259,7 @@ export const fileOperations: OperationTable = {
   [Opcode.FUSE_RELEASE]: {
     minBody: fuse_release_in.SIZE,
     replyBytes: 0,
-    run: ({ fs, request }) =>
-      fs.release(
-        request,
-        request.nodeid,
-        fuse_release_in.f.fh.get(request.context.view, request.bodyAt),
-      ),
+    run: release,
   },
   [Opcode.FUSE_FSYNC]: { minBody: fuse_fsync_in.SIZE, replyBytes: 0, run: fsync },
   [Opcode.FUSE_SYNCFS]: {

@@ -137,14 +137,15 @@ const CREATE_REPLY = {
     const entry = encodeEntry(view, at, request.entry)
     return entry + encodeOpen(view, at + entry, request.opened)
   },
-  undo({ fs, request }: Call): void {
+  undo({ fs, session, request }: Call): void {
+    session.passthrough.remove(request.opened.fh)
     fs.release(request, request.entry.nodeid, request.opened.fh)
     fs.forget(request.entry.nodeid, 1)
   },
 } as const
 
 function create(call: Call): Outcome {
-  const { fs, request } = call
+  const { fs, session, request } = call
   const { view } = request.context
   const In = fuse_create_in.f
   const fault = takeNewName(call, fuse_create_in.SIZE)
@@ -154,7 +155,7 @@ function create(call: Call): Outcome {
   const killSuid = (In.open_flags.get(view, request.bodyAt) & FUSE_OPEN_KILL_SUIDGID) !== 0
   const flags = In.flags.get(view, request.bodyAt)
   const mode = In.mode.get(view, request.bodyAt)
-  return fs.create(
+  const outcome = fs.create(
     request,
     request.nodeid,
     request.name,
@@ -164,6 +165,8 @@ function create(call: Call): Outcome {
     request.entry,
     request.opened,
   )
+  if (outcome === 0) session.opened(fs, request, request.entry.nodeid, flags)
+  return outcome
 }
 
 /** As long as the guest can count. */
@@ -171,7 +174,7 @@ const FOREVER_SEC = 0x7fffffff
 
 /** The kernel sends TMPFILE with the struct and name of CREATE; the name only serves its own dentry. */
 function tmpfile(call: Call): Outcome {
-  const { fs, request } = call
+  const { fs, session, request } = call
   const { view } = request.context
   const In = fuse_create_in.f
   const afterName = takeString(request, request.bodyAt + fuse_create_in.SIZE, request.name)
@@ -192,6 +195,7 @@ function tmpfile(call: Call): Outcome {
   // Without a name there is nothing to look up anew. The guest would try (its name for it is "/"):
   // overlayfs keeps the dentry of a file copied up so, and would answer ESTALE from then on.
   request.entry.entryValidSec = FOREVER_SEC
+  if (outcome === 0) session.opened(fs, request, request.entry.nodeid, flags)
   return outcome
 }
 

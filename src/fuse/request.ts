@@ -59,8 +59,12 @@ export class FuseRequest implements Request {
     this.#suspender = suspender
   }
 
+  /** See `Request.begun`. */
+  begun = false
+
   /** Forgets what only some opcodes carry. */
   resetOptional(): void {
+    this.begun = false
     this.umask = 0
     this.groupsAt = 0
     this.groupCount = -1

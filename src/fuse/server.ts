@@ -11,6 +11,7 @@ import { fuse_in_header, fuse_write_in } from '../../protocol/fuse/structs.js'
 import type { Context } from '../native/context.js'
 import { type FileSystem, type Outcome, PENDING } from '../vfs/filesystem.js'
 import type { Buffers } from './buffers.js'
+import { DirectIo, ORDINARY } from './direct-io.js'
 import { HEAD_BYTES, LATE_REPLY_AT, REPLY_AT, REQUEST_AT, REQUEST_BYTES } from './layout.js'
 import type { Operation } from './operation.js'
 import { OPERATIONS } from './operations.js'
@@ -78,6 +79,7 @@ export class FuseServer implements Suspender {
 
   readonly #context: Context
   readonly #request: FuseRequest
+  readonly #directIo: DirectIo
   readonly #options: ServerOptions
   readonly #call: { fs: FileSystem; session: FuseSession; request: FuseRequest; buffers: Buffers }
   readonly #pending: (Pending | undefined)[] = []
@@ -101,6 +103,7 @@ export class FuseServer implements Suspender {
     this.#options = options
     this.session = new FuseSession(options)
     this.#request = new FuseRequest(context, this)
+    this.#directIo = new DirectIo(context, fs, this.session, this.#request)
     this.session.sink = new ReplySink(this.#request)
     this.#lateSegments = context.segments.length / 2 - LATE_SEGMENTS
     this.#call = { fs, session: this.session, request: this.#request, buffers: NO_BUFFERS }
@@ -122,6 +125,13 @@ export class FuseServer implements Suspender {
     this.#head = head
     this.#suspended = false
     const { opcode } = this.#request
+    if (this.session.passthrough.size > 0 && !this.#headCut && this.#options.trace === undefined) {
+      const written = this.#directIo.run(buffers)
+      if (written !== ORDINARY) {
+        this.requests[opcode]!++
+        return written >= 0 ? written : this.#violateReply(opcode)
+      }
+    }
     const known = opcode < OPCODE_LIMIT
     if (known) this.requests[opcode]!++
     const operation = known ? OPERATIONS[opcode] : undefined
@@ -246,7 +256,11 @@ export class FuseServer implements Suspender {
     const copied = this.#context.copyOut(buffers.writeFirst, buffers.writeCount, 0, REPLY_AT, bytes)
     if (copied === bytes) return total
     if (outcome >= 0) operation?.undo?.(this.#call)
-    return this.#violate(`the reply of ${opcodeName(request.opcode)} goes outside guest memory`)
+    return this.#violateReply(request.opcode)
+  }
+
+  #violateReply(opcode: number): number {
+    return this.#violate(`the reply of ${opcodeName(opcode)} goes outside guest memory`)
   }
 
   #countError(opcode: number): void {

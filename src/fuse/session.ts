@@ -16,6 +16,7 @@ import type { DaxWindow } from '../vfs/dax.js'
 import type { FileSystem, Negotiated, Outcome } from '../vfs/filesystem.js'
 import type { SessionState } from '../vfs/migration.js'
 import type { ReplySink } from './ops-directory.js'
+import { Passthrough, type PassthroughPolicy } from './passthrough.js'
 import type { FuseRequest } from './request.js'
 
 /** Oldest minor served: Linux 4.20 and the other guests still in use. */
@@ -47,6 +48,8 @@ export interface SessionOptions {
   readonly required?: { readonly posixAcl: boolean; readonly securityContext: boolean } | undefined
   /** The guest's DAX window, if the daemon has one. */
   readonly window?: DaxWindow | undefined
+  /** Which open files are read and written past the file system; undefined: none. */
+  readonly passthrough?: PassthroughPolicy | undefined
 }
 
 export const DEFAULT_SESSION_OPTIONS: SessionOptions = {
@@ -72,6 +75,8 @@ export class FuseSession {
   dax: DaxWindow | undefined = undefined
   readonly maxReadBytes = MAX_PAGES * PAGE_BYTES
   sink!: ReplySink
+  /** Open files whose reads and writes go past the file system. */
+  readonly passthrough = new Passthrough()
 
   readonly #options: SessionOptions
   #flags = 0
@@ -88,6 +93,17 @@ export class FuseSession {
     this.securityContext = false
     this.createSuppGroup = false
     this.dax = undefined
+    this.passthrough.clear()
+  }
+
+  /** After OPEN or CREATE with `flags`, of which `request.opened` tells. */
+  opened(fs: FileSystem, request: FuseRequest, nodeid: number, flags: number): void {
+    const { direct, fh } = request.opened
+    if (direct.fd < 0 || this.#options.passthrough === undefined) return
+    const { uid, gid, pid } = request
+    const path = (): string | undefined => fs.pathOf?.(nodeid)
+    if (this.#options.passthrough({ fs, nodeid, flags, uid, gid, pid, path }))
+      this.passthrough.add(fh, direct)
   }
 
   /** The window, agreed on or not: for what must never be left in it. */

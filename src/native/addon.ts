@@ -45,6 +45,7 @@ export interface HotCalls {
   copyOut(): void
   readv(): void
   writev(): void
+  readvAfter(): void
   openat(): void
   reopen(): void
   close(): void

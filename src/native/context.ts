@@ -92,6 +92,34 @@ export class Context {
     return this.#mail[0]!
   }
 
+  /**
+   * A reply of a head and file data: preadv2 as `readv`, into all but the first `headBytes` (at most 64) of the
+   * segments; when that succeeds, the head at `headAt` in the arena goes there, its first u32 changed to the bytes
+   * of both. Returns the bytes read. Errors: EINVAL the segments hold less than `headBytes + bytes`; as `readv`.
+   */
+  readvAfter(
+    fd: number,
+    first: number,
+    count: number,
+    bytes: number,
+    offset: number,
+    flags: number,
+    headAt: number,
+    headBytes: number,
+  ): number {
+    const m = this.#mail
+    m[1] = fd
+    m[2] = first
+    m[3] = count
+    m[4] = bytes
+    m[5] = offset
+    m[6] = flags
+    m[7] = headAt
+    m[8] = headBytes
+    this.raw.readvAfter()
+    return m[0]!
+  }
+
   /** pwritev2 from guest memory to `fd` at `offset`. */
   writev(
     fd: number,

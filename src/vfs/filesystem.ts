@@ -80,6 +80,9 @@ export interface FileSystem {
   /** How files get into a DAX window; undefined: they cannot. */
   readonly mappable?: MappableFiles | undefined
 
+  /** Where a node lies below the root, as far as is known: `/a/b`; undefined: it has no name. For policies and people. */
+  pathOf?(nodeid: number): string | undefined
+
   /** The guest mounted: called at INIT, after `destroy` if it had mounted before. */
   init(negotiated: Negotiated): void
   /** The guest unmounted, or is gone: closes every handle and forgets every node but the root. Idempotent. */

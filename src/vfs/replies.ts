@@ -50,6 +50,18 @@ export class EntryReply {
 }
 
 /** An open file or directory. */
+/** How an open file is read and written without its file system; see `OpenReply.direct`. */
+export class DirectAccess {
+  /** The back end's, open until RELEASE or `destroy`; -1: only the back end can read and write the file. */
+  fd = -1
+  reads = false
+  /** Shorter reads are better left to the back end, in bytes. */
+  readsFrom = 0
+  /** RWF_* flags of a read: RWF_NOWAIT where data may have to be waited for. What fails goes the ordinary way. */
+  readFlags = 0
+  writes = false
+}
+
 export class OpenReply {
   /** Ours, at least 0 and below 2^53. */
   fh = 0
@@ -63,6 +75,8 @@ export class OpenReply {
   noFlush = false
   /** Direct writes by several writers at once (FOPEN_PARALLEL_DIRECT_WRITES). */
   parallelDirectWrites = false
+  /** Reads and writes of this file need no more than a descriptor. */
+  readonly direct = new DirectAccess()
 
   reset(): void {
     this.fh = 0
@@ -71,6 +85,7 @@ export class OpenReply {
     this.cacheDir = false
     this.noFlush = false
     this.parallelDirectWrites = false
+    this.direct.fd = -1
   }
 }
 

@@ -82,6 +82,8 @@ export interface Request {
   /** Security context for a new node: xattr name and value; `bytes` 0 when none. */
   readonly securityName: Name
   readonly securityValue: Span
+  /** READ: an attempt with RWF_NOWAIT has just found that the data must be waited for. */
+  readonly begun: boolean
   /** Scratch for raw kernel structs: SCRATCH_BYTES bytes of arena at this offset, free during the call. */
   readonly scratchAt: number
 

@@ -172,6 +172,14 @@ export const WITH_VALUE: readonly Case[] = [
     bad: [['1000001', /--poll-us takes a number from 0 to 1000000, not "1000001"/]],
   },
   {
+    option: '--passthrough',
+    good: [
+      ['on', { passthrough: 'on' }],
+      ['off', { passthrough: 'off' }],
+    ],
+    bad: [['maybe', /--passthrough/]],
+  },
+  {
     option: '--metadata-cache',
     good: [
       ['0', { metadataCache: 0 }],

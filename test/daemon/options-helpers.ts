@@ -48,6 +48,7 @@ export const defaults: DaemonOptions = {
   syslog: false,
   numRequestQueues: 1,
   pollUs: 50,
+  passthrough: 'on',
   nodeDescriptors: undefined,
   metadataCache: 32_768,
   reconnect: false,

@@ -42,6 +42,7 @@ const NAME2_AT = REQUEST_AT + 16384
 const VALUE_AT = REQUEST_AT + 32768
 
 class TestRequest implements Request {
+  readonly begun = false
   readonly context: Context
   uid = process.geteuid?.() ?? 0
   gid = process.getegid?.() ?? 0

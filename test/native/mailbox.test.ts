@@ -256,6 +256,7 @@ function scene(t: ExecutionContext): Scene {
       what: 'readv',
       args: pooled(PoolCall.readv, () => [file, 0, 2, 0, 5000, 0, 0]),
     },
+    { call: 'readvAfter', args: () => [file, 0, 2, 5000, 0, 0, 0, 16] },
     {
       call: 'submit',
       what: 'readBegun',

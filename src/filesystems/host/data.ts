@@ -33,7 +33,7 @@ import type { OpenReply } from '../../vfs/replies.js'
 import type { Payload, Request } from '../../vfs/request.js'
 import { HostHandle, REOPEN_FLAGS } from './handles.js'
 import type { HostNode } from './node.js'
-import { NOT_MAPPED } from './kept-mappings.js'
+import { MOST_MAPPED_BYTES, NOT_MAPPED } from './kept-mappings.js'
 import { outOfDescriptors } from './nodes.js'
 import type { HostState } from './state.js'
 
@@ -96,6 +96,15 @@ export function adoptFile(
   // POSIX locks end with any close, which FLUSH tells.
   opened.noFlush = kind !== 'remote' && !host.options.posixLocks
   opened.parallelDirectWrites = opened.directIo
+  if (kind !== 'remote') {
+    const { direct } = opened
+    const access = hostOpenFlags(host, flags) & O_ACCMODE
+    direct.fd = fd
+    direct.reads = access !== O_WRONLY
+    direct.readsFrom = host.metadata.keepsMappings ? MOST_MAPPED_BYTES + 1 : 0
+    direct.readFlags = kind === 'memory' ? 0 : RWF_NOWAIT
+    direct.writes = access !== 0 && !handle.slowWrites && !host.keepsCapabilities
+  }
   return 0
 }
 
@@ -183,7 +192,7 @@ export function read(
     const { mappings } = host.metadata
     const mapped = handle.slowWrites ? NOT_MAPPED : mappings.read(handle, offset, into)
     if (mapped !== NOT_MAPPED) return mapped
-    const done = readNow(host, handle, offset, into)
+    const done = request.begun ? -Errno.EAGAIN : readNow(host, handle, offset, into)
     mappings.wasRead(handle.node, offset, done)
     if (done !== -Errno.EAGAIN) return done
     // The attempt has set the kernel's read-ahead going, which is what takes the time.

@@ -164,6 +164,15 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
     this.#host.metadata.filesUnseen = negotiated.dax !== undefined
   }
 
+  pathOf(nodeid: number): string | undefined {
+    const names: string[] = []
+    const { root } = this.#host.nodes
+    let node = this.#node(nodeid)
+    for (; node !== undefined && node !== root; node = node.parent)
+      names.push(Buffer.from(node.name, 'latin1').toString())
+    return node === undefined ? undefined : `/${names.reverse().join('/')}`
+  }
+
   override tidy(nowMs: number): number {
     return this.#host.released.tidy(nowMs)
   }

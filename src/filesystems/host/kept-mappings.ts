@@ -18,7 +18,7 @@ import type { KeptInode, MetadataCache } from './metadata-cache.js'
 import type { HostNode } from './node.js'
 
 /** Longer reads gain little: copying is then most of the work. */
-const MOST_BYTES = 16384
+export const MOST_MAPPED_BYTES = 16384
 /** Small reads of a file before it is mapped. */
 const READS_TO_MAP = 32
 /** And after it turned out that it cannot be, or not now. */
@@ -69,7 +69,7 @@ export class KeptMappings {
 
   /** Fills `into` from a mapping: bytes, as of a read(2), or NOT_MAPPED. */
   read({ node, fd }: HostHandle, offset: number, into: Payload): number {
-    if (into.bytes > MOST_BYTES || into.bytes === 0) return NOT_MAPPED
+    if (into.bytes > MOST_MAPPED_BYTES || into.bytes === 0) return NOT_MAPPED
     const { kept } = node
     if (kept === undefined) {
       this.#metadata.asked(node)
@@ -103,7 +103,7 @@ export class KeptMappings {
   /** A system call that does not wait has read these bytes. */
   wasRead({ kept }: HostNode, offset: number, bytes: number): void {
     const mapping = kept?.mapping
-    if (mapping === undefined || bytes > MOST_BYTES || bytes <= 0) return
+    if (mapping === undefined || bytes > MOST_MAPPED_BYTES || bytes <= 0) return
     const last = Math.min((offset + bytes - 1) >>> PAGE_SHIFT, mapping.pages.length - 1)
     for (let page = offset >>> PAGE_SHIFT; page <= last; page++) mapping.pages[page] = 1
   }

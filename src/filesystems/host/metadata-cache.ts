@@ -137,6 +137,11 @@ export class MetadataCache implements ChangeSink {
     for (let slot = this.#most - 1; slot >= 0; slot--) this.#free.push(slot * STATX_BYTES)
   }
 
+  /** Small reads may be answered from `mappings`. */
+  get keepsMappings(): boolean {
+    return this.#changes !== undefined
+  }
+
   /** Inodes with a mark. */
   get size(): number {
     return this.#inodes.length

@@ -103,6 +103,11 @@ export class HostState {
     return fault === -Errno.ENODATA || fault === -Errno.EOPNOTSUPP ? 0 : fault
   }
 
+  /** `dropCapabilities` has something to do before each write. */
+  get keepsCapabilities(): boolean {
+    return this.#capabilityName !== undefined
+  }
+
   get statAt(): number {
     return this.scratchAt + STAT_AT
   }
