@@ -59,9 +59,8 @@ napi_value unmapFile(napi_env env, napi_callback_info info) {
 // id, first, count, skip, bytes, offset
 int64_t callReadMapped(Context& c, const double* a) {
   uint64_t id, offset;
-  if (!asUnsigned(a[0], static_cast<double>(kMaxFileMaps), &id) || id >= c.fileMaps.size() ||
-      c.fileMaps[id] == nullptr)
-    return -ENOENT;
+  if (!asUnsigned(a[0], kMaxSafe, &id)) return -EINVAL;
+  if (id >= c.fileMaps.size() || c.fileMaps[id] == nullptr) return -ENOENT;
   const Mapping& file = *c.fileMaps[id];
   if (!asUnsigned(a[5], kMaxSafe, &offset) || offset >= file.mapped) return -EINVAL;
   const bool logged = c.dirty != nullptr;

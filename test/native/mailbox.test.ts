@@ -86,6 +86,7 @@ function scene(t: ExecutionContext): Scene {
   const other = open(t, join(folder, 'other'), files.O_RDWR)
   // fsync and syncfs of memory files are quick.
   const quick = own(t, native.memfd('quick', 4096))
+  const mapped = context.raw.mapFile(file, 4096)
   const event = own(t, native.eventFd())
   // Readable for ever, so that no time-out makes `wait` block.
   const [readable, writable] = socketPair(t)
@@ -256,6 +257,8 @@ function scene(t: ExecutionContext): Scene {
       what: 'readv',
       args: pooled(PoolCall.readv, () => [file, 0, 2, 0, 5000, 0, 0]),
     },
+    { call: 'pollNow', args: () => [file, other] },
+    { call: 'readMapped', args: () => [mapped, 0, 2, 0, 100, 0] },
     { call: 'readvAfter', args: () => [file, 0, 2, 5000, 0, 0, 0, 16] },
     {
       call: 'submit',
