@@ -148,6 +148,8 @@ int64_t callEventSignal(Context&, const double* a) {
   return signalFd(fd, kind);
 }
 
+int64_t callNowUs(Context&, const double*) { return microseconds(); }
+
 int64_t callWait(Context& c, const double* a) {
   int timeoutMs;
   uint64_t spinUs;

@@ -196,7 +196,7 @@ export class Device implements VhostDevice {
     // While there is work, the other descriptors have their turn now and then.
     if (worked) {
       if ((++this.#busyTurns & (BUSY_TURNS - 1)) !== 0) return 0
-      this.#server.fs.tidy(performance.now())
+      this.#server.fs.tidy(this.#context.nowUs() / 1000)
       return this.#context.wait(0, 0)
     }
     if (!mayWait) return this.#context.wait(0, 0)
@@ -232,9 +232,9 @@ export class Device implements VhostDevice {
     this.counters.sleeps++
     // How long the pool takes says nothing of when the guest comes back.
     const forGuest = this.#server.pendingCount === 0
-    const before = performance.now()
-    const ready = this.#context.wait(this.#sleepMs(before), 0)
-    if (forGuest) this.#polling.slept((performance.now() - before) * 1000)
+    const before = this.#context.nowUs()
+    const ready = this.#context.wait(this.#sleepMs(before / 1000), 0)
+    if (forGuest) this.#polling.slept(this.#context.nowUs() - before)
     for (const queue of this.#serving) queue.disableKicks()
     return ready
   }

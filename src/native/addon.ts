@@ -90,6 +90,7 @@ export interface HotCalls {
   interrupt(): void
   reap(): void
   wait(): void
+  nowUs(): void
   pollNow(): void
   readMapped(): void
   markDirty(): void

@@ -263,6 +263,12 @@ export class Context {
     return this.#call2(this.raw.pollNow, first, second)
   }
 
+  /** CLOCK_MONOTONIC in microseconds: for time spans. Unlike `performance.now` it allocates nothing. */
+  nowUs(): number {
+    this.raw.nowUs()
+    return this.#mail[0]!
+  }
+
   /**
    * Signals a call descriptor: adds 1 to an eventfd, writes 8 bytes to a pipe or socket. `kind` is what
    * `native.signalKind` said of it. Never blocks, unless an eventfd's kind is wrong.

@@ -257,6 +257,7 @@ function scene(t: ExecutionContext): Scene {
       what: 'readv',
       args: pooled(PoolCall.readv, () => [file, 0, 2, 0, 5000, 0, 0]),
     },
+    { call: 'nowUs', args: () => [] },
     { call: 'pollNow', args: () => [file, other] },
     { call: 'readMapped', args: () => [mapped, 0, 2, 0, 100, 0] },
     { call: 'readvAfter', args: () => [file, 0, 2, 5000, 0, 0, 0, 16] },

@@ -63,6 +63,10 @@ export interface MetadataCounters extends Readonly<MetadataCache['counters']> {
 
 const STALE = -Errno.ESTALE
 
+function readWord(view: DataView, at: number): number {
+  return view.getUint32(at, true) + view.getUint32(at + 4, true) * 0x1_0000_0000
+}
+
 export class HostFileSystem extends UnsupportedFileSystem implements FileSystem {
   override readonly capabilities: Capabilities
   readonly migration: Migratable
@@ -321,17 +325,15 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
     if (fault < 0) return fault
     const { view } = this.#context
     // struct statfs of 64-bit machines: eight-byte words.
-    const word = (index: number): number =>
-      view.getUint32(at + index * 8, true) +
-      view.getUint32(at + index * 8 + 4, true) * 0x1_0000_0000
-    reply.bsize = word(1)
-    reply.blocks = word(2)
-    reply.bfree = word(3)
-    reply.bavail = word(4)
-    reply.files = word(5)
-    reply.ffree = word(6)
-    reply.namelen = word(8)
-    reply.frsize = word(9) === 0 ? reply.bsize : word(9)
+    reply.bsize = readWord(view, at + 8)
+    reply.blocks = readWord(view, at + 16)
+    reply.bfree = readWord(view, at + 24)
+    reply.bavail = readWord(view, at + 32)
+    reply.files = readWord(view, at + 40)
+    reply.ffree = readWord(view, at + 48)
+    reply.namelen = readWord(view, at + 64)
+    const frsize = readWord(view, at + 72)
+    reply.frsize = frsize === 0 ? reply.bsize : frsize
     return 0
   }
 

@@ -39,7 +39,7 @@ export class KeptMapping {
   readonly bytes: number
   /** A byte for each page: 1 when it was in the page cache lately. */
   readonly pages: Uint8Array
-  /** By `performance.now()`. */
+  /** As `now` of the metadata cache. */
   clearedAt: number
 
   constructor(id: number, bytes: number, now: number) {

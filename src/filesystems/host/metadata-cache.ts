@@ -61,7 +61,7 @@ export class KeptInode {
   readonly at: number
   /** The struct statx is there, and right as far as events were read. */
   valid = false
-  /** When it was asked for, by `performance.now()`. */
+  /** When it was asked for, as `now` of the cache. */
   askedAt = 0
   /** Only the guest has changed the file's data by system calls since it opened the file last, which had these times then. */
   dataKnown = false
@@ -147,7 +147,7 @@ export class MetadataCache implements ChangeSink {
     return this.#inodes.length
   }
 
-  /** Time of the last look for changes, by `performance.now()`. */
+  /** Time of the last look for changes, in milliseconds. */
   get now(): number {
     return this.#now
   }
@@ -294,7 +294,7 @@ export class MetadataCache implements ChangeSink {
 
   #look(): void {
     this.#fresh = true
-    this.#now = performance.now()
+    this.#now = this.#context.nowUs() / 1000
     this.counters.looks++
     const pending = this.#changes!.pending()
     if (pending === 0) return

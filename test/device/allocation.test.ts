@@ -1,0 +1,73 @@
+/**
+ * Nothing is allocated for a request in steady state: no garbage, no collections, no steps in the latency. Counted
+ * in bytes and collections, not in time. By hand with more: ALLOCATION_REQUESTS=10000000.
+ */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { PerformanceObserver } from 'node:perf_hooks'
+import { setTimeout as sleep } from 'node:timers/promises'
+import test from 'ava'
+import { wherePossible } from '../../src/fuse/passthrough.js'
+import { HOT_KINDS, HotRequests } from '../helpers/hot-requests.js'
+import { rig } from '../helpers/rig.js'
+
+/** Of each kind; more by hand. */
+const REQUESTS = Number(process.env.ALLOCATION_REQUESTS ?? 200_000)
+/** Enough that everything hot is compiled by the best compiler: what it inlines it does not allocate. */
+const WARM_UP = 150_000
+/** A number above 2^30 that leaves optimised code is 16 bytes: less than one for each request. */
+const MOST_BYTES_PER_REQUEST = 2
+/** New space is a megabyte at the least: what is allowed above fills it so often, and the runtime once or twice. */
+const MOST_COLLECTIONS = 2 + Math.ceil((REQUESTS * MOST_BYTES_PER_REQUEST) / 2 ** 20)
+
+const modes = [
+  { what: 'as a daemon is by default', keepsMetadata: true, passthrough: wherePossible },
+  {
+    what: 'with nothing kept, past the file system',
+    keepsMetadata: false,
+    passthrough: wherePossible,
+  },
+  {
+    what: 'with nothing kept, through the file system',
+    keepsMetadata: false,
+    passthrough: undefined,
+  },
+]
+
+for (const { what, keepsMetadata, passthrough } of modes)
+  test(`${REQUESTS} requests of each kind allocate nothing, ${what}`, async t => {
+    t.timeout(3_600_000)
+    const collect = globalThis.gc
+    if (collect === undefined) throw new Error('run with --expose-gc')
+    const folder = mkdtempSync('/dev/shm/virtiofsd-allocation-')
+    t.teardown(() => rmSync(folder, { recursive: true }))
+    const hot = new HotRequests(rig(t, { folder, keepsMetadata, fuse: { passthrough } }))
+    let collections = 0
+    const observer = new PerformanceObserver(list => {
+      collections += list.getEntries().length
+    })
+    observer.observe({ entryTypes: ['gc'] })
+    for (const kind of HOT_KINDS) {
+      const ask = hot.prepare(kind)
+      ask(WARM_UP)
+      collect()
+      // Collections asked for are told of in a later turn.
+      await sleep(10)
+      collections = 0
+      const before = process.memoryUsage().heapUsed
+      const asked = ask(REQUESTS)
+      const after = process.memoryUsage().heapUsed
+      await sleep(10)
+      const happened = collections
+      collect()
+      const grown = (process.memoryUsage().heapUsed - before) / asked
+      // Without a collection between them, what is used more is what was allocated.
+      const allocated = (after - before) / asked
+      t.log(`${kind}: ${allocated.toFixed(2)} bytes a request, ${happened} collections`)
+      t.deepEqual([...new Set(hot.errors())], [kind === 'lookup of nothing' ? -2 : 0], kind)
+      t.true(allocated <= MOST_BYTES_PER_REQUEST, `${kind}: ${allocated} bytes a request`)
+      t.true(happened <= MOST_COLLECTIONS, `${kind}: ${happened} collections`)
+      t.true(grown <= 0.5, `${kind}: the heap grew by ${grown} bytes a request`)
+    }
+    observer.disconnect()
+    hot.end()
+  })
