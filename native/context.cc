@@ -126,7 +126,7 @@ const HotCall kCoreCalls[] = {
     {"copyIn", callCopyIn}, {"copyOut", callCopyOut}, {"readv", callReadv},
     {"writev", callWritev}, {"readvAfter", callReadvAfter}, {"submit", callSubmit},   {"reap", callReap},
     {"submitAlone", callSubmitAlone}, {"interrupt", callInterrupt},
-    {"wait", callWait},     {"nowUs", callNowUs},     {"eventSignal", callEventSignal}, {"markDirty", callMarkDirty},
+    {"wait", callWait},     {"nowUs", callNowUs},     {"preemptions", callPreemptions}, {"eventSignal", callEventSignal}, {"markDirty", callMarkDirty},
     {"pollNow", callPollNow}, {"readMapped", callReadMapped},
 };
 

@@ -225,6 +225,7 @@ void dropDirtyLog(Context& c);
 void defineEventWait(napi_env env, napi_value object, Context* c);
 int64_t callWait(Context& c, const double* a);
 int64_t callNowUs(Context& c, const double* a);
+int64_t callPreemptions(Context& c, const double* a);
 int64_t callEventSignal(Context& c, const double* a);
 int64_t callPollNow(Context& c, const double* a);
 // How a descriptor takes a signal. The numbers are SignalKind of src/native/addon.ts.

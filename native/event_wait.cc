@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -146,6 +147,11 @@ int64_t callEventSignal(Context&, const double* a) {
   if (!asInt(a[0], &fd) || fd < 0) return -EBADF;
   if (!asInt(a[1], &kind)) return -EINVAL;
   return signalFd(fd, kind);
+}
+
+int64_t callPreemptions(Context&, const double*) {
+  rusage used;
+  return getrusage(RUSAGE_THREAD, &used) == 0 ? used.ru_nivcsw : -errno;
 }
 
 int64_t callNowUs(Context&, const double*) { return microseconds(); }

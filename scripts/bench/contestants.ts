@@ -52,6 +52,12 @@ export function contestants(
       args: [...args, '--poll-us=0'],
     },
   ]
+  all.push({
+    name: 'ours-no-passthrough',
+    description: 'virtiofsd-ts with --passthrough=off',
+    program: ours,
+    args: [...args, '--passthrough=off'],
+  })
   const other = programFrom('OTHER')
   if (other !== undefined)
     all.push({ name: 'other', description: 'another build', program: other, args })

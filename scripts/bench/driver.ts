@@ -44,6 +44,8 @@ export interface Load {
   /** 0: as many as there is time for. */
   readonly maxOps?: number
   readonly wait?: Wait
+  /** Operations that begin in each second, at depth 1; 0: each begins when the one before has ended. */
+  readonly rate?: number
 }
 
 const SOURCES = ['driver.cc', 'guest.cc', 'rows.cc', 'observe.cc'] as const
@@ -140,6 +142,6 @@ export class Driver {
 }
 
 function words(load: Load): string {
-  const { row, depth, queues = 1, ms, maxOps = 0, wait = 'sleep' } = load
-  return `${row} ${depth} ${queues} ${ms} ${maxOps} ${wait}`
+  const { row, depth, queues = 1, ms, maxOps = 0, wait = 'sleep', rate = 0 } = load
+  return `${row} ${depth} ${queues} ${ms} ${maxOps} ${wait} ${rate}`
 }

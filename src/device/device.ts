@@ -207,6 +207,7 @@ export class Device implements VhostDevice {
       this.#answered = false
       this.counters.spins++
       const ready = this.#context.wait(0, spinUs)
+      if (this.#polling.wantsToKnow) this.#polling.preempted(this.#context.preemptions())
       if (ready > 0 || this.#anyPending()) {
         this.counters.spinsThatPaid++
         this.#polling.spun()

@@ -91,6 +91,7 @@ export interface HotCalls {
   reap(): void
   wait(): void
   nowUs(): void
+  preemptions(): void
   pollNow(): void
   readMapped(): void
   markDirty(): void

@@ -263,6 +263,12 @@ export class Context {
     return this.#call2(this.raw.pollNow, first, second)
   }
 
+  /** How often another thread got this one's CPU before it gave it up (getrusage(2), ru_nivcsw). */
+  preemptions(): number {
+    this.raw.preemptions()
+    return this.#mail[0]!
+  }
+
   /** CLOCK_MONOTONIC in microseconds: for time spans. Unlike `performance.now` it allocates nothing. */
   nowUs(): number {
     this.raw.nowUs()

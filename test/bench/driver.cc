@@ -6,7 +6,8 @@
 // Commands come on standard input, one a line; each is answered with one line of JSON:
 //   rows                                              names of all rows
 //   pids P...                                         whose CPU time and system calls are counted
-//   run ROW DEPTH QUEUES MS MAXOPS sleep|spin         measures
+//   run ROW DEPTH QUEUES MS MAXOPS sleep|spin [RATE]  measures; RATE operations begin in each second, evenly,
+//                                                     at depth 1; 0: each begins when the one before has ended
 //   count ROW DEPTH QUEUES MS MAXOPS sleep|spin       the same, with system calls by name; what is
 //                                                     measured afterwards has them too, until `pids`
 // An end of input ends it. With --null a thread of its own stands in for the daemon and answers
@@ -41,6 +42,7 @@ struct Command {
   std::string row;
   uint32_t depth = 1, queues = 1, ms = 100;
   uint64_t maxOps = 0;
+  uint64_t rate = 0;
   bool spin = false;
 };
 
@@ -165,6 +167,7 @@ class Runner {
     const uint64_t until = start + ns;
     uint64_t started = 0, ended = 0, last = start;
     uint32_t active = 0;
+    Slot* paced = nullptr;
     auto launch = [&](Slot& s, uint64_t now) {
       if (now >= until || (maxOps > 0 && started >= maxOps)) return;
       s.step = 0;
@@ -195,8 +198,16 @@ class Runner {
         }
         ended++;
         active--;
-        launch(s, last);
+        if (c.rate == 0)
+          launch(s, last);
+        else
+          paced = &s;
       });
+      if (paced != nullptr) {
+        sleepUntil(std::min(start + started * 1000000000 / c.rate, until));
+        launch(*paced, nowNs());
+        paced = nullptr;
+      }
       if (taken > 0) {
         idleSince_ = 0;
         continue;
@@ -223,6 +234,11 @@ class Runner {
   }
 
  private:
+  static void sleepUntil(uint64_t ns) {
+    const timespec at = {static_cast<time_t>(ns / 1000000000), static_cast<long>(ns % 1000000000)};
+    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, nullptr) == EINTR) {
+    }
+  }
   static uint64_t threadNs() {
     timespec used;
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
@@ -291,6 +307,8 @@ bool parse(std::istringstream& words, Command& c) {
   std::string wait;
   if (!(words >> c.row >> c.depth >> c.queues >> c.ms >> c.maxOps >> wait)) return false;
   c.spin = wait == "spin";
+  if (!(words >> c.rate)) c.rate = 0;
+  if (c.rate > 0 && c.depth != 1) return false;
   return c.spin || wait == "sleep";
 }
 

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import test from 'ava'
 import { concat, u32s, u64 } from '../helpers/front-end.js'
 import { native } from '../../src/native/addon.js'
+import { AdaptivePolling } from '../../src/device/polling.js'
 import { rig } from '../helpers/rig.js'
 
 const FUSE_GETATTR = 3
@@ -68,4 +69,30 @@ test('after a sleep that no kick ended the guest is not asked for one', t => {
     t.truthy(r.front.receive())
     client.destroy()
   }
+})
+
+/** Spins that all find work, while others take the CPU `preemptions` times; what it would spin next. */
+function spinWhilePreempted(polling: AdaptivePolling, spins: number, preemptions: number): number {
+  let looks = 0
+  for (let i = 0; i < spins; i++) {
+    if (polling.wantsToKnow) {
+      polling.preempted(1000 + Math.round((i * preemptions) / (spins - 1)))
+      looks++
+    }
+    polling.spun()
+  }
+  if (looks * 32 > spins) throw new Error(`${looks} looks for ${spins} spins`)
+  return polling.spinUs
+}
+
+test('where others wait for the CPU polling pauses, and comes back', t => {
+  t.is(spinWhilePreempted(new AdaptivePolling(50), 64, 4), 50)
+  const polling = new AdaptivePolling(50)
+  t.is(spinWhilePreempted(polling, 64, 20), 0)
+  for (let i = 0; i < 256; i++) {
+    t.is(polling.spinUs, 0)
+    polling.slept(20)
+  }
+  t.is(polling.spinUs, 50)
+  t.is(spinWhilePreempted(polling, 64, 4), 50, 'what happened in the pause does not count')
 })

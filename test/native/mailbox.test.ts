@@ -258,6 +258,7 @@ function scene(t: ExecutionContext): Scene {
       args: pooled(PoolCall.readv, () => [file, 0, 2, 0, 5000, 0, 0]),
     },
     { call: 'nowUs', args: () => [] },
+    { call: 'preemptions', args: () => [] },
     { call: 'pollNow', args: () => [file, other] },
     { call: 'readMapped', args: () => [mapped, 0, 2, 0, 100, 0] },
     { call: 'readvAfter', args: () => [file, 0, 2, 5000, 0, 0, 0, 16] },
