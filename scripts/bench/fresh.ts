@@ -109,7 +109,7 @@ async function main(): Promise<void> {
   try {
     const tree = join(folder, 'tree')
     mkdirSync(tree)
-    makeMemoryTree(tree)
+    makeMemoryTree(tree, folder)
     const names = [...programs.keys()]
     for (let run = 0; run < Number(values.runs); run++)
       for (let i = 0; i < names.length; i++) {

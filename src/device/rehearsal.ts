@@ -89,12 +89,12 @@ export class Rehearsal {
 
   #begin(): RehearsalPrograms {
     this.#begun = process.cpuUsage()
-    const { host, fuse, pollUs, logLevel, stageFd } = this.#settings
+    const { host, fuse, pollUs, passthrough, logLevel, stageFd } = this.#settings
     const stage = { ...host, sharedDir: String(stageFd), readOnly: false }
     const fs = new HostFileSystem(this.#context, SCRATCH_AT, stage, this.#changes)
     if (fs.start() < 0) throw new Error(fs.startFault)
     this.#fs = fs
-    const settings = { pollUs, logLevel, fuse: { ...fuse, required: undefined } }
+    const settings = { pollUs, passthrough, logLevel, fuse: { ...fuse, required: undefined } }
     const { device } = makeDevice(this.#context, fs, undefined, settings, this.#log)
     this.#guest = new RehearsalGuest(this.#context, device)
     return new RehearsalPrograms(this.#guest)

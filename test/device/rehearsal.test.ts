@@ -25,6 +25,7 @@ function stage(t: ExecutionContext, host: Partial<HostOptions> = {}) {
   const log: string[] = []
   const settings: RehearsalSettings = {
     pollUs: 0,
+    passthrough: true,
     logLevel: 'info',
     fuse: DEFAULT_SESSION_OPTIONS,
     host: { ...DEFAULT_HOST_OPTIONS, sharedDir: '/nowhere', ...host },
