@@ -257,6 +257,12 @@ function scene(t: ExecutionContext): Scene {
       what: 'readv',
       args: pooled(PoolCall.readv, () => [file, 0, 2, 0, 5000, 0, 0]),
     },
+    { call: 'interrupt', args: () => [1, 0] },
+    {
+      call: 'submitAlone',
+      ignored: rest(2),
+      args: pooled(PoolCall.flock, () => [file, 5]),
+    },
     { call: 'nowUs', args: () => [] },
     { call: 'preemptions', args: () => [] },
     { call: 'pollNow', args: () => [file, other] },
@@ -327,7 +333,7 @@ function perform(scene: Scene, row: Row, args: readonly number[]): number {
   mail.set(args, 1)
   context.raw[row.call]()
   let answer = mail[0]!
-  if (row.call === 'submit' && answer === 0) {
+  if ((row.call === 'submit' || row.call === 'submitAlone') && answer === 0) {
     const token = args[8]
     let reaped = -1
     for (let i = 0; i < 1000 && reaped < 0; i++) {
