@@ -151,15 +151,11 @@ bool begin(const Pool& pool, const char* name) {
   return ours;
 }
 
-// With the pool's mutex held.
-void finish(Pool& pool, std::unique_ptr<Job> job, std::unique_lock<std::mutex>& lock) {
+// With the pool's mutex held. True: the device thread sleeps and is to be signalled; the first to see that does it.
+bool finish(Pool& pool, std::unique_ptr<Job> job) {
   pool.done.push_back(std::move(job));
   pool.doneCount.fetch_add(1, std::memory_order_seq_cst);
-  // The first to see the device thread asleep wakes it; the others need not.
-  if (!pool.sleeping.exchange(false, std::memory_order_seq_cst)) return;
-  lock.unlock();
-  signalFd(pool.doneEvent, kEventFd);
-  lock.lock();
+  return pool.sleeping.exchange(false, std::memory_order_seq_cst);
 }
 
 void* work(void* argument) {
@@ -181,7 +177,10 @@ void* work(void* argument) {
       pool.begunBusy--;
       if (pool.begun.empty()) pool.begunLimit = 1;
     }
-    finish(pool, std::move(job), lock);
+    if (!finish(pool, std::move(job))) continue;
+    lock.unlock();
+    signalFd(pool.doneEvent, kEventFd);
+    lock.lock();
   }
   pool.threads.erase(std::find(pool.threads.begin(), pool.threads.end(), pthread_self()));
   pool.ended.notify_all();
@@ -201,7 +200,7 @@ void* workAlone(void* argument) {
     job.result = ours ? perform(job, pool.stop) : -EPERM;
     lock.lock();
   }
-  finish(pool, std::move(own->job), lock);
+  if (finish(pool, std::move(own->job))) signalFd(pool.doneEvent, kEventFd);
   pool.lone.erase(std::find(pool.lone.begin(), pool.lone.end(), own.get()));
   pool.ended.notify_all();
   return nullptr;

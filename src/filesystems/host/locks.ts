@@ -92,6 +92,8 @@ export class HostLocks {
     let space = spaces.get(handle.node)
     let holder = space?.holders.get(key)
     if (type === F_UNLCK) return holder === undefined ? 0 : this.#unlock(holder, start, end)
+    // Its descriptor has a lock: nobody else gets it.
+    if (range.flock) handle.mayLinger = false
     const mode = handle.flags & O_ACCMODE
     if (!range.flock && mode !== O_RDWR && !allows(mode, type)) return -Errno.EBADF
     if (this.#kernel.rangeCount >= MAX_RANGES) return -Errno.ENOLCK
