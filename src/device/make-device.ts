@@ -28,6 +28,7 @@ export function makeDevice(
     ...settings.fuse,
     window,
     onComplete: (queue, head, written) => device.completed(queue, head, written),
+    waitRoom: queue => device.waitRoom(queue),
     onFault: (message, cause) =>
       log('error', `${message}: ${cause instanceof Error ? cause.stack : String(cause)}`),
     trace: settings.logLevel === 'trace' ? tracer(log) : undefined,

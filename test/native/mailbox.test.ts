@@ -304,6 +304,25 @@ function scene(t: ExecutionContext): Scene {
       args: pooled(PoolCall.ftruncate, () => [file, 10]),
       ignored: rest(2),
     },
+    {
+      call: 'submit',
+      what: 'ofdLock',
+      args: pooled(PoolCall.ofdLock, () => [file, 0, 0, 10]),
+      ignored: rest(4),
+    },
+    {
+      call: 'submitAlone',
+      what: 'flock',
+      args: pooled(PoolCall.flock, () => [file, 5]),
+      ignored: rest(2),
+    },
+    {
+      call: 'submitAlone',
+      what: 'ofdLock',
+      args: pooled(PoolCall.ofdLock, () => [file, 0, 0, 10]),
+      ignored: rest(4),
+    },
+    { call: 'interrupt', args: () => [9, 0] },
   ]
   return { context, rows, memory: () => readFileSync(`/proc/self/fd/${memory}`) }
 }
@@ -316,7 +335,7 @@ function perform(scene: Scene, row: Row, args: readonly number[]): number {
   mail.set(args, 1)
   context.raw[row.call]()
   let answer = mail[0]!
-  if (row.call === 'submit' && answer === 0) {
+  if ((row.call === 'submit' || row.call === 'submitAlone') && answer === 0) {
     const token = args[8]
     let reaped = -1
     for (let i = 0; i < 1000 && reaped < 0; i++) {
