@@ -171,6 +171,7 @@ function serve({ listener, folder }: Shared): void {
     announceSubmounts: true,
     allowMmap: false,
     onComplete: (queue, head, written) => device.completed(queue, head, written),
+    waitRoom: queue => device.waitRoom(queue),
     onFault: (_message, cause) => {
       throw cause
     },

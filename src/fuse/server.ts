@@ -35,8 +35,8 @@ export const SUSPENDED = -1
 export const VIOLATION = -2
 
 export interface ServerOptions extends SessionOptions {
-  /** Requests of a queue that may wait for what others do, so that room is left for others; undefined: any number. */
-  readonly waitRoom?: ((queue: number) => number) | undefined
+  /** Requests of a queue that may wait for what others do, so that room is left for others. */
+  readonly waitRoom: (queue: number) => number
   /** Called when a suspended request was answered: what `handle` would have returned. */
   readonly onComplete: (queue: number, head: number, written: number) => void
   /** A handler threw: a bug of ours. The request is answered EIO. */
@@ -308,7 +308,7 @@ export class FuseServer implements Suspender {
       this.#early.splice(early, 1)
       return -Errno.EINTR
     }
-    const room = this.#options.waitRoom?.(this.#queue) ?? Number.POSITIVE_INFINITY
+    const room = this.#options.waitRoom(this.#queue)
     return (this.#lasting[this.#queue] ?? 0) < room ? 0 : -Errno.EAGAIN
   }
 

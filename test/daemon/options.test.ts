@@ -26,6 +26,19 @@ for (const { option, good, bad } of WITH_VALUE)
     )
   })
 
+test('--flock, --posix-lock', t => {
+  for (const [option, field] of [
+    ['--flock', 'flock'],
+    ['--posix-lock', 'posixLock'],
+  ] as const) {
+    const never = { ...defaults, cache: 'never' as const, [field]: true }
+    t.deepEqual(parse('--cache=never', option), never)
+    const { warnings, ...rest } = parse(option)
+    t.deepEqual({ ...rest, warnings: [] }, { ...defaults, [field]: true })
+    t.regex(warnings.join(), new RegExp(`^${option} with --cache=auto: .* use --cache=never`))
+  }
+})
+
 test('--fd', t => {
   const expected = { ...defaults, socketPath: undefined, fd: 3 }
   t.deepEqual(parseOptions(['--shared-dir', '/share', '--fd', '3']), expected)
@@ -150,7 +163,14 @@ test('every option has a case here or among the legacy forms', t => {
   const tested = [
     ...WITH_VALUE.map(({ option }) => option),
     ...SWITCHES.map(([option]) => option),
-    ...['--fd', '--posix-acl', '--security-label', '--inode-file-handles'],
+    ...[
+      '--fd',
+      '--posix-acl',
+      '--security-label',
+      '--inode-file-handles',
+      '--flock',
+      '--posix-lock',
+    ],
     // options-dax.test.ts
     ...['--dax-window', '--dax'],
     ...['--help', '--version', '--print-capabilities', '--socket', '-o', '-d', '-f'],

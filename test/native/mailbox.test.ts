@@ -321,6 +321,25 @@ function scene(t: ExecutionContext): Scene {
       args: pooled(PoolCall.ftruncate, () => [file, 10]),
       ignored: rest(2),
     },
+    {
+      call: 'submit',
+      what: 'ofdLock',
+      args: pooled(PoolCall.ofdLock, () => [file, 0, 0, 10]),
+      ignored: rest(4),
+    },
+    {
+      call: 'submitAlone',
+      what: 'flock',
+      args: pooled(PoolCall.flock, () => [file, 5]),
+      ignored: rest(2),
+    },
+    {
+      call: 'submitAlone',
+      what: 'ofdLock',
+      args: pooled(PoolCall.ofdLock, () => [file, 0, 0, 10]),
+      ignored: rest(4),
+    },
+    { call: 'interrupt', args: () => [9, 0] },
   ]
   return { context, rows, memory: () => readFileSync(`/proc/self/fd/${memory}`) }
 }

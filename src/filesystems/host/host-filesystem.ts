@@ -630,9 +630,19 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
   }
 
   /** What is locked and waited for now. */
-  get locks(): { readonly held: number; readonly waiting: number; readonly threads: number } {
-    const { heldCount, waitingCount, threadCount } = this.#host.locks
-    return { held: heldCount, waiting: waitingCount, threads: threadCount }
+  get locks(): {
+    readonly held: number
+    readonly waiting: number
+    readonly threads: number
+    readonly abandoned: number
+  } {
+    const { heldCount, waitingCount, threadCount, abandonedCount } = this.#host.locks
+    return {
+      held: heldCount,
+      waiting: waitingCount,
+      threads: threadCount,
+      abandoned: abandonedCount,
+    }
   }
 
   // --- extended attributes ------------------------------------------------------------------------

@@ -81,6 +81,13 @@ export class HostLocks {
     return this.#jobs.size
   }
 
+  /** Of them, those that were interrupted and have not been seen to end. */
+  get abandonedCount(): number {
+    let count = 0
+    for (const { abandoned } of this.#jobs.values()) if (abandoned) count++
+    return count
+  }
+
   // --- requests -------------------------------------------------------------------------------------
 
   setlk(request: Request, nodeid: number, fh: number, range: LockRange, wait: boolean): Outcome {
