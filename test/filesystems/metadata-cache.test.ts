@@ -183,6 +183,7 @@ test('the guest keeps its pages of a file that nobody else has changed since it 
   const node = client.lookup(1, 'file')
   /** FOPEN_KEEP_CACHE. */
   const keeps = (flags = 0, use?: (fh: bigint) => void): boolean => {
+    getattr(client, node)
     const { body } = client.do(14, node, u32s(flags, 0))
     const fh = body.getBigUint64(0, true)
     client.read(node, fh, 0, 4096)

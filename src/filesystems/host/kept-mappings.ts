@@ -21,6 +21,8 @@ import type { HostNode } from './node.js'
 export const MOST_MAPPED_BYTES = 16384
 /** Small reads of a file before it is mapped. */
 const READS_TO_MAP = 32
+/** Before its attributes are asked for again, when they could not be kept. */
+const READS_AFTER_CHANGE = 16
 /** And after it turned out that it cannot be, or not now. */
 const READS_TO_TRY_AGAIN = 4096
 const MOST_MAPPINGS = 512
@@ -75,12 +77,11 @@ export class KeptMappings {
       this.#metadata.asked(node)
       return NOT_MAPPED
     }
-    if (kept.mapping === undefined && (++kept.smallReads < READS_TO_MAP || node.type !== S_IFREG))
-      return NOT_MAPPED
+    if (++kept.smallReads < READS_TO_MAP || node.type !== S_IFREG) return NOT_MAPPED
     const at = this.#metadata.findOrAsk(node, fd)
     if (at < 0) {
-      kept.smallReads = READS_TO_MAP - READS_TO_TRY_AGAIN
-      this.drop(kept)
+      // Mostly this read is about to change the access time, and the next will not.
+      kept.smallReads = READS_TO_MAP - READS_AFTER_CHANGE
       return NOT_MAPPED
     }
     const size = F.stx_size.get(this.#metadata.view, at)
@@ -135,7 +136,7 @@ export class KeptMappings {
     const id = this.#context.raw.mapFile(fd, size)
     if (id < 0) return undefined
     this.#count++
-    kept.smallReads = 0
+    kept.smallReads = READS_TO_MAP
     kept.mapping = new KeptMapping(id, size, this.#metadata.now)
     return kept.mapping
   }

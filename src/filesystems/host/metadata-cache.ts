@@ -240,9 +240,15 @@ export class MetadataCache implements ChangeSink {
     }
     // Nothing ever tells of a store through a mapping there, not even the time of the last change.
     if (node.mount.inMemory) return false
-    const at = this.findOrAsk(node, fd)
+    let at = this.find(node)
     const { kept } = node
-    if (at < 0 || kept === undefined) return false
+    if (kept === undefined) return false
+    // They are only late, or the host has not been asked for the attributes: no reason to do it for this.
+    if (at < 0 && kept.valid) at = this.findOrAsk(node, fd)
+    if (at < 0) {
+      kept.dataKnown = false
+      return false
+    }
     const { view } = this
     const { dataKnown } = kept
     kept.dataTimes ??= new Float64Array(DATA_TIMES.length)
