@@ -1,0 +1,59 @@
+/** A version table in ordinary memory, with a clock that only tests move. */
+import { HEADER_WORDS, MIN_BUCKET_BITS, tableBytes } from '../../protocol/version-table/layout.js'
+import { Change, Leases } from '../../src/coherence/leases.js'
+import { InodeKey, VersionTable } from '../../src/coherence/version-table.js'
+
+export interface TestTable {
+  readonly words: Int32Array
+  readonly table: VersionTable
+}
+
+export function tableInMemory(bucketBits = MIN_BUCKET_BITS): TestTable {
+  const words = new Int32Array(tableBytes(bucketBits) / 4)
+  VersionTable.format(words, bucketBits)
+  return { words, table: new VersionTable(words) }
+}
+
+export function keyOf(ino: number): InodeKey {
+  const key = new InodeKey()
+  key.devMajor = 8
+  key.devMinor = 1
+  key.inoLow = ino
+  key.btimeSec = 1_700_000_000
+  return key
+}
+
+export function changeOf(...inos: readonly number[]): Change {
+  const change = new Change()
+  for (const ino of inos) change.next().inoLow = ino
+  for (let i = 0; i < change.count; i++) Object.assign(change.keys[i]!, keyOf(inos[i]!))
+  return change
+}
+
+/** Milliseconds that tests move by hand. */
+export class TestClock {
+  ms: number
+  constructor(ms = 1_000_000) {
+    this.ms = ms
+  }
+}
+
+export const LEASE_MS = 200
+export const MARGIN_MS = 100
+
+/** `count` guests that share a table. */
+export function guests(count: number, clock: TestClock, table: VersionTable): Leases[] {
+  return Array.from(
+    { length: count },
+    (_, index) =>
+      new Leases(table, {
+        guest: index + 1,
+        leaseMs: LEASE_MS,
+        marginMs: MARGIN_MS,
+        nowMs: () => clock.ms,
+        onDamage: () => undefined,
+      }),
+  )
+}
+
+export { HEADER_WORDS }
