@@ -175,7 +175,7 @@ export class Leases {
     return QUIET_MS << this.#level(slot, now)
   }
 
-  /** How often changes had to wait lately: forgotten after four times the quiet time that it asks for. */
+  /** How often changes had to wait: forgotten when there was none for four times the quiet time it asks for. */
   #level(slot: number, now: number): number {
     const conflict = this.#table.word(slot, Slot.conflict)
     const level = Math.min(ownerOf(conflict), MOST_LEVELS)
@@ -268,6 +268,9 @@ export class Leases {
       if (!table.swap(slot, Slot.change, old, pack(others ? MANY : this.#guest, end))) continue
       if (!table.belongs(slot)) continue
       table.bump(slot)
+      const level = this.#level(slot, now)
+      if (level > 0)
+        table.swap(slot, Slot.conflict, table.word(slot, Slot.conflict), pack(level, now))
       const lease = table.word(slot, Slot.lease)
       return ownerOf(lease) === this.#guest ? 0 : ticksLeft(lease, now)
     }
