@@ -1,7 +1,7 @@
 /** Leases with a clock moved by hand: no promise is broken, no change waits for ever, what is shared settles. */
 import test from 'ava'
 import { MOST_AHEAD, pack, Slot, tickOf, TICK_MS } from '../../protocol/version-table/layout.js'
-import { type Change, CHANGE_MS, type Leases, QUIET_MS } from '../../src/coherence/leases.js'
+import { type Change, CHANGE_MS, Leases, QUIET_MS } from '../../src/coherence/leases.js'
 import {
   changeOf,
   guests,
@@ -78,6 +78,15 @@ test('while a change waits nobody gets a lease: readers do not keep it waiting',
   }
   t.true(waited <= MOST_WAIT_MS, `${waited}`)
   all[2]!.end(change)
+})
+
+test('a short lease does not end a longer one of another guest', t => {
+  const { clock, table } = scene()
+  const make = (guest: number, leaseMs: number): Leases =>
+    new Leases(table, { guest, leaseMs, marginMs: 0, nowMs: () => clock.ms, onDamage: () => {} })
+  t.true(lease(make(1, 1000), 1))
+  t.true(lease(make(2, 100), 1))
+  t.true(apply(make(3, 100), clock, changeOf(1)) >= 1000)
 })
 
 test('several inodes of one change are waited for together', t => {
@@ -245,7 +254,13 @@ function randomOf(seed: number): (limit: number) => number {
 
 type Task =
   | { kind: 'look'; ino: number; looked: number; value: number }
-  | { kind: 'change'; inos: number[]; change: Change; state: 'new' | 'waits' | 'made'; at: number }
+  | {
+      kind: 'change'
+      inos: number[]
+      change: Change
+      state: 'new' | 'waits' | 'goes' | 'made'
+      at: number
+    }
 
 /**
  * Guests that look and change in steps, any of which may come between any others. After every step each
@@ -267,37 +282,51 @@ function history(seed: number, steps: number, inodes: number, count = 3): [numbe
       return false
     }
     if (all[guest]!.grant(keyOf(task.ino), task.looked, false))
-      caches[guest]!.set(task.ino, { value: task.value, until: clock.ms + LEASE_MS })
+      remember(guest, task.ino, task.value)
     return true
   }
 
   function change(guest: number, task: Task & { kind: 'change' }): boolean {
+    const mine = all[guest]!
     if (task.state === 'made') {
-      all[guest]!.end(task.change)
+      // The reply carries what is there now.
+      for (const ino of task.inos)
+        if (mine.grant(keyOf(ino), mine.look(), true)) remember(guest, ino, truth[ino]!)
+      mine.end(task.change)
       return true
     }
+    if (task.state === 'goes') {
+      task.state = 'made'
+      made++
+      for (const ino of task.inos) make(guest, ino)
+      return false
+    }
     if (clock.ms < task.at) return false
-    const wait = all[guest]!.begin(task.change, task.state === 'waits', false)
+    const wait = mine.begin(task.change, task.state === 'waits', false)
     if (wait > MOST_WAIT_MS) throw new Error(`a change shall wait ${wait} ms`)
     task.at = clock.ms + wait
-    task.state = wait > 0 ? 'waits' : 'made'
-    if (wait > 0) return false
-    made++
-    for (const ino of task.inos) {
-      truth[ino]!++
-      for (const [other, cache] of caches.entries()) {
-        const cached = cache.get(ino)
-        if (cached === undefined) continue
-        if (other === guest) cached.value = truth[ino]!
-        else if (cached.until > clock.ms) throw new Error(`guest ${other} still caches ${ino}`)
-      }
-    }
+    task.state = wait > 0 ? 'waits' : 'goes'
     return false
+  }
+
+  function make(guest: number, ino: number): void {
+    truth[ino]!++
+    for (const [other, cache] of caches.entries()) {
+      const cached = cache.get(ino)
+      if (cached === undefined) continue
+      if (other === guest) cached.value = truth[ino]!
+      else if (cached.until > clock.ms) throw new Error(`guest ${other} still caches ${ino}`)
+    }
+  }
+
+  function remember(guest: number, ino: number, value: number): void {
+    caches[guest]!.set(ino, { value, until: clock.ms + LEASE_MS })
   }
 
   for (let i = 0; i < steps; i++) {
     clock.ms += [0, 0, 0, 0, 1, 2, 4, 9, 40, 150][random(10)]!
     if (random(200) === 0) clock.ms += 2000
+    for (const one of all) one.renew()
     const guest = random(count)
     const own = tasks[guest]!
     const ino = random(inodes)
@@ -333,7 +362,7 @@ for (const inodes of [3, 12, 90])
         leases += granted
         changes += made
       } catch (cause) {
-        throw new Error(`seed ${seed}`, { cause })
+        throw new Error(`seed ${seed}: ${String(cause)}`, { cause })
       }
     }
     t.log(`${leases} leases, ${changes} changes`)
