@@ -30,7 +30,8 @@ import {
   ticksLeft,
   ticksSince,
 } from '../../protocol/version-table/layout.js'
-import { InodeKey, type VersionTable } from './version-table.js'
+import { InodeKey, NO_INODE } from '../vfs/identities.js'
+import type { VersionTable } from './version-table.js'
 
 /** How long an inode must be left alone by others before a guest may cache it. */
 export const QUIET_MS = 500
@@ -38,6 +39,8 @@ export const QUIET_MS = 500
 const MOST_LEVELS = 5
 /** A change that is announced and not renewed ends by itself: its daemon is gone. */
 export const CHANGE_MS = 4000
+/** Meanwhile it is renewed so often. */
+const RENEW_MS = 500
 /** `begin` says to look again when the table has no slot to spare right now. */
 const AGAIN_MS = TICK_MS
 /** Inodes that one operation changes: RENAME, two directories and two files. */
@@ -59,13 +62,23 @@ export interface LeaseOptions {
 /** One operation that changes inodes: which ones, and their slots while it is under way. */
 export class Change {
   readonly keys: readonly InodeKey[] = Array.from({ length: MOST_KEYS }, () => new InodeKey())
+  /** Nodeids of these inodes, 0 where there is none. */
+  readonly nodeids = new Float64Array(MOST_KEYS)
   readonly slots = new Int32Array(MOST_KEYS)
-  /** Keys in use; the caller sets it. */
+  /** Versions before and after: `after` is 0 where somebody else changed the inode meanwhile. */
+  readonly before = new Int32Array(MOST_KEYS)
+  readonly after = new Int32Array(MOST_KEYS)
+  /** Inodes in use. */
   count = 0
 
-  /** The next key, to be filled. */
+  /** The next key, to be filled; `took` follows. */
   next(): InodeKey {
-    return this.keys[this.count++]!
+    return this.keys[this.count]!
+  }
+
+  /** What Identities answered for the key. */
+  took(nodeid: number): void {
+    if (nodeid !== NO_INODE) this.nodeids[this.count++] = nodeid
   }
 }
 
@@ -267,7 +280,8 @@ export class Leases {
       const end = now + ticksFor(CHANGE_MS)
       if (!table.swap(slot, Slot.change, old, pack(others ? MANY : this.#guest, end))) continue
       if (!table.belongs(slot)) continue
-      table.bump(slot)
+      change.after[index] = table.bump(slot)
+      change.before[index] = table.replaced
       const level = this.#level(slot, now)
       if (level > 0)
         table.swap(slot, Slot.conflict, table.word(slot, Slot.conflict), pack(level, now))
@@ -299,11 +313,17 @@ export class Leases {
       if (slot < 0) {
         // Without a slot: nobody may take what he saw before for what is there now.
         table.advance()
+        change.after[i] = 0
         continue
       }
       table.seek(change.keys[i]!)
-      if (table.belongs(slot)) table.bump(slot)
-      else table.advance()
+      if (table.belongs(slot)) {
+        const version = table.bump(slot)
+        change.after[i] = table.replaced === change.after[i] ? version : 0
+      } else {
+        table.advance()
+        change.after[i] = 0
+      }
       const others = this.#active.get(slot)! - 1
       if (others > 0) {
         this.#active.set(slot, others)
@@ -317,10 +337,15 @@ export class Leases {
     }
   }
 
-  /** Changes that take long are announced again: call it at least each second while `busy`. */
+  /** Milliseconds until `renew` wants to be called, while `busy`. */
+  get renewMs(): number {
+    return Math.max(0, Math.ceil(this.#renewedAt + RENEW_MS - this.#nowMs()))
+  }
+
+  /** Changes that take long are announced again. */
   renew(): void {
     const ms = this.#nowMs()
-    if (ms - this.#renewedAt < CHANGE_MS / 8) return
+    if (ms - this.#renewedAt < RENEW_MS) return
     this.#renewedAt = ms
     const now = tickOf(ms)
     for (const slot of this.#active.keys()) {

@@ -18,22 +18,12 @@ import {
   tableBytes,
   ticksLeft,
 } from '../../protocol/version-table/layout.js'
+import type { InodeKey } from '../vfs/identities.js'
 
 /** `insert`: every slot of the bucket is in use. */
 export const FULL = -1
 /** `insert`: somebody else is giving a slot of the bucket away. */
 export const GUARDED = -2
-
-/** What tells an inode of this host from every other, past and present. Reused: the caller fills it. */
-export class InodeKey {
-  devMajor = 0
-  devMinor = 0
-  inoLow = 0
-  inoHigh = 0
-  /** Birth time, or 0 where the file system keeps none: an inode number used again then keeps its slot. */
-  btimeSec = 0
-  btimeNsec = 0
-}
 
 export class VersionTable {
   readonly #words: Int32Array
@@ -202,13 +192,18 @@ export class VersionTable {
     return Atomics.compareExchange(this.#words, slot + field, from, to) === from
   }
 
+  /** The version that the last `bump` took the place of; 0 when a newer one was there already. */
+  replaced = 0
+
   /** Gives the slot a new version: everything seen before is out of date. */
   bump(slot: number): number {
     const version = this.advance()
     const at = slot + Slot.version
     for (;;) {
       const old = Atomics.load(this.#words, at)
+      this.replaced = 0
       if (((old - version) | 0) >= 0 && ((old - this.clock) | 0) <= 0) return version
+      this.replaced = old
       if (Atomics.compareExchange(this.#words, at, old, version) === old) return version
     }
   }

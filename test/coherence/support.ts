@@ -1,7 +1,8 @@
 /** A version table in ordinary memory, with a clock that only tests move. */
 import { HEADER_WORDS, MIN_BUCKET_BITS, tableBytes } from '../../protocol/version-table/layout.js'
 import { Change, Leases } from '../../src/coherence/leases.js'
-import { InodeKey, VersionTable } from '../../src/coherence/version-table.js'
+import { VersionTable } from '../../src/coherence/version-table.js'
+import { InodeKey } from '../../src/vfs/identities.js'
 
 export interface TestTable {
   readonly words: Int32Array
@@ -25,8 +26,10 @@ export function keyOf(ino: number): InodeKey {
 
 export function changeOf(...inos: readonly number[]): Change {
   const change = new Change()
-  for (const ino of inos) change.next().inoLow = ino
-  for (let i = 0; i < change.count; i++) Object.assign(change.keys[i]!, keyOf(inos[i]!))
+  for (const ino of inos) {
+    Object.assign(change.next(), keyOf(ino))
+    change.took(ino)
+  }
   return change
 }
 

@@ -39,7 +39,7 @@ import {
 import { inChild, makeContext } from '../native/support.js'
 import { keyOf, tableInMemory } from './support.js'
 
-const TABLE = new URL('../../src/coherence/version-table.js', import.meta.url).href
+const TABLE = new URL('../../src/vfs/identities.js', import.meta.url).href
 const FILE = new URL('../../src/coherence/table-file.js', import.meta.url).href
 
 function tableFolder(t: ExecutionContext): string {
