@@ -14,7 +14,7 @@
  *              rest    0                                + 3  change
  *                                                       + 4  conflict
  *
- * `clock` counts changes. An inode's `version` is what the clock was at its last change.
+ * `clock` counts changes, from 1 on. An inode's `version` is what the clock was at its last change.
  *
  * `guard`, `lease`, `change`, `conflict` are a number of 12 bits above a tick of 20 bits. A tick is 4 ms of
  * CLOCK_MONOTONIC; ticks are compared modulo 2^20 (70 minutes), and one lies ahead only if it does so by no
@@ -34,6 +34,8 @@
  */
 
 export const MAGIC = 0x4c425456
+/** In its place once a daemon has found the table damaged; 0 while the header is not finished. */
+export const CONDEMNED = -1
 export const LAYOUT = 1
 
 /** Words of the header. */

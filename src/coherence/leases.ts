@@ -55,6 +55,8 @@ export interface LeaseOptions {
   readonly marginMs: number
   /** Milliseconds of CLOCK_MONOTONIC, the same for all processes of the host. */
   readonly nowMs: () => number
+  /** QUIET_MS, but for tests. */
+  readonly quietMs?: number
   /** Called once, when the table turns out to be damaged: from then on there are no leases and no waits. */
   readonly onDamage: () => void
 }
@@ -109,6 +111,7 @@ export class Leases {
   readonly #guest: number
   readonly #leaseTicks: number
   readonly #nowMs: () => number
+  readonly #quietBaseMs: number
   readonly #onDamage: () => void
   /** Own changes under way, by slot. */
   readonly #active = new Map<number, number>()
@@ -121,6 +124,7 @@ export class Leases {
     this.leaseMs = options.leaseMs
     this.#leaseTicks = Math.min(ticksFor(options.leaseMs + options.marginMs), MOST_AHEAD)
     this.#nowMs = options.nowMs
+    this.#quietBaseMs = options.quietMs ?? QUIET_MS
     this.#onDamage = options.onDamage
   }
 
@@ -185,14 +189,14 @@ export class Leases {
   }
 
   #quietMs(slot: number, now: number): number {
-    return QUIET_MS << this.#level(slot, now)
+    return this.#quietBaseMs << this.#level(slot, now)
   }
 
   /** How often changes had to wait: forgotten when there was none for four times the quiet time it asks for. */
   #level(slot: number, now: number): number {
     const conflict = this.#table.word(slot, Slot.conflict)
     const level = Math.min(ownerOf(conflict), MOST_LEVELS)
-    return ticksSince(conflict, now) <= ticksFor((QUIET_MS << level) * 4) ? level : 0
+    return ticksSince(conflict, now) <= ticksFor((this.#quietBaseMs << level) * 4) ? level : 0
   }
 
   /** Makes the slot say that this guest has a lease from now on. */
@@ -376,7 +380,11 @@ export class Leases {
     table.bump(slot)
     const word = table.word(slot, Slot.change)
     const byGuest = ownerOf(word) !== HOST && ownerOf(word) !== NONE
-    if (ticksLeft(word, now) > 0 || (byGuest && ticksSince(word, now) < ticksFor(QUIET_MS))) return
+    if (
+      ticksLeft(word, now) > 0 ||
+      (byGuest && ticksSince(word, now) < ticksFor(this.#quietBaseMs))
+    )
+      return
     table.swap(slot, Slot.change, word, pack(HOST, now))
   }
 }

@@ -24,4 +24,6 @@ export interface CoherenceOptions {
   readonly tablePath: string
   readonly leaseMs: number
   readonly marginMs: number
+  /** See LeaseOptions; for tests. */
+  readonly quietMs?: number
 }

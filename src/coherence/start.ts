@@ -20,16 +20,15 @@ export function startCoherence(
   options: CoherenceOptions,
   report: (message: string) => void,
 ): Coherence {
-  const { tableFd, tablePath, leaseMs, marginMs } = options
+  const { tableFd, tablePath } = options
   const table = mapTable(context, tableFd)
   const leases = new Leases(table, {
+    ...options,
     guest: takeGuestNumber(context, tableFd),
-    leaseMs,
-    marginMs,
     nowMs: monotonicMs,
     onDamage() {
       // Others may still see the part that is left: they must stop as well. Our mapping may be ours alone by now.
-      writeSync(tableFd, new Uint8Array(4), 0, 4, 0)
+      writeSync(tableFd, new Uint8Array(4).fill(0xff), 0, 4, 0)
       report(
         `the version table ${tablePath} was damaged: guests cache nothing from now on; end the daemons that use it, remove it, start them again`,
       )

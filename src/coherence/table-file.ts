@@ -2,6 +2,7 @@
 import { closeSync, constants, fstatSync, ftruncateSync, openSync, statfsSync } from 'node:fs'
 import { Errno, errnoName } from '../../protocol/errno.js'
 import {
+  CONDEMNED,
   DEFAULT_BUCKET_BITS,
   Header,
   HEADER_WORDS,
@@ -68,9 +69,10 @@ export function mapTable(
       throw new VersionTableError(`it cannot be mapped (${errnoName(view)})`)
     const words = new Int32Array(view)
     // Whoever made it long enough may have died before he wrote the header.
-    const blank = words.length > HEADER_WORDS && words.subarray(0, 4).every(word => word === 0)
-    if (blank && view.byteLength === tableBytes(bucketBits)) VersionTable.format(words, bucketBits)
-    else if (words.length > HEADER_WORDS && Atomics.load(words, Header.magic) === 0)
+    const magic = words.length > HEADER_WORDS ? Atomics.load(words, Header.magic) : undefined
+    if (magic === 0 && view.byteLength === tableBytes(bucketBits))
+      VersionTable.format(words, bucketBits)
+    else if (magic === CONDEMNED)
       throw new VersionTableError(
         'it was damaged, and a daemon has given it up: end the daemons that use it and remove it',
       )

@@ -48,21 +48,18 @@ export class VersionTable {
     this.#bucketMask = 2 ** bits - 1
   }
 
-  /** Writes the header of an empty table. `words` is all zero, and nobody else uses it. */
+  /** Writes the header of an empty table. `words` is zero but for what is left of such a header, and nobody else uses it. */
   static format(words: Int32Array, bucketBits: number): void {
     Atomics.store(words, Header.layout, LAYOUT)
     Atomics.store(words, Header.bucketBits, bucketBits)
+    // 0 stands for a version that is not known.
+    Atomics.store(words, Header.clock, 1)
     Atomics.store(words, Header.magic, MAGIC)
   }
 
   /** False once the file was overwritten or cut short: it is of no use then. */
   get intact(): boolean {
     return Atomics.load(this.#words, Header.magic) === MAGIC
-  }
-
-  /** Tells every daemon that the table is of no use any more. */
-  condemn(): void {
-    Atomics.store(this.#words, Header.magic, 0)
   }
 
   /** The number of changes so far, modulo 2^32. */

@@ -3,6 +3,7 @@ import { mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { ExecutionContext } from 'ava'
+import type { CoherenceOptions } from '../../src/coherence/options.js'
 import { type Coherence, startCoherence } from '../../src/coherence/start.js'
 import { Device, Token } from '../../src/device/device.js'
 import type { TransferLimits } from '../../src/device/state-transfer.js'
@@ -46,11 +47,7 @@ export interface RigOptions {
   /** Longest spin; none by default. `pump` never spins: call `device.turn`. */
   readonly pollUs?: number
   /** The guest shares the version table in this open file. */
-  readonly coherence?: {
-    readonly tableFd: number
-    readonly leaseMs: number
-    readonly marginMs: number
-  }
+  readonly coherence?: Omit<CoherenceOptions, 'tablePath'>
 }
 
 /** What a rig asks of a back end. */
