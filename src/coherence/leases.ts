@@ -31,7 +31,7 @@ import {
   ticksSince,
 } from '../../protocol/version-table/layout.js'
 import { InodeKey, NO_INODE } from '../vfs/identities.js'
-import type { VersionTable } from './version-table.js'
+import { FULL, type VersionTable } from './version-table.js'
 
 /** How long an inode must be left alone by others before a guest may cache it. */
 export const QUIET_MS = 500
@@ -67,6 +67,9 @@ export class Change {
   /** Nodeids of these inodes, 0 where there is none. */
   readonly nodeids = new Float64Array(MOST_KEYS)
   readonly slots = new Int32Array(MOST_KEYS)
+  /** Where there is no slot for the inode: the bucket whose guard keeps others from getting one, and the guard. */
+  readonly buckets = new Int32Array(MOST_KEYS)
+  readonly guards = new Int32Array(MOST_KEYS)
   /** Versions before and after: `after` is 0 where somebody else changed the inode meanwhile. */
   readonly before = new Int32Array(MOST_KEYS)
   readonly after = new Int32Array(MOST_KEYS)
@@ -259,6 +262,7 @@ export class Leases {
       if (left > ticks) ticks = left
     }
     if (ticks > 0 && !force) {
+      this.#unguard(change)
       if (!again) this.#conflict(change, now)
       return ticks * TICK_MS
     }
@@ -278,7 +282,19 @@ export class Leases {
     for (;;) {
       const slot = table.insert(now)
       change.slots[index] = slot
-      if (slot < 0) return ticksFor(AGAIN_MS)
+      if (slot < 0) {
+        change.before[index] = 0
+        change.after[index] = 0
+        change.buckets[index] = table.bucket
+        change.guards[index] = 0
+        if (this.#guarded(change, index)) return 0
+        change.guards[index] = slot === FULL ? table.guard(now) : 0
+        if (change.guards[index] === 0) return ticksFor(AGAIN_MS)
+        // Without a slot nobody has a lease, and now nobody gets one.
+        if (table.find() < 0) return 0
+        table.unguard(table.bucket, change.guards[index]!)
+        continue
+      }
       const old = table.word(slot, Slot.change)
       const others = ticksLeft(old, now) > 0 && ownerOf(old) !== this.#guest
       const end = now + ticksFor(CHANGE_MS)
@@ -292,6 +308,26 @@ export class Leases {
       const lease = table.word(slot, Slot.lease)
       return ownerOf(lease) === this.#guest ? 0 : ticksLeft(lease, now)
     }
+  }
+
+  /** An inode of the same change, before this one, has the guard of its bucket. */
+  #guarded(change: Change, index: number): boolean {
+    for (let i = 0; i < index; i++)
+      if (
+        change.slots[i]! < 0 &&
+        change.guards[i] !== 0 &&
+        change.buckets[i] === change.buckets[index]
+      )
+        return true
+    return false
+  }
+
+  #unguard(change: Change): void {
+    for (let i = 0; i < change.count; i++)
+      if (change.slots[i]! < 0 && change.guards[i] !== 0) {
+        this.#table.unguard(change.buckets[i]!, change.guards[i]!)
+        change.guards[i] = 0
+      }
   }
 
   /** A change has to wait: what it is about is shared by guests that want to cache it. */
@@ -315,9 +351,8 @@ export class Leases {
     for (let i = 0; i < change.count; i++) {
       const slot = change.slots[i]!
       if (slot < 0) {
-        // Without a slot: nobody may take what he saw before for what is there now.
+        // Nobody may take what he saw before for what is there now.
         table.advance()
-        change.after[i] = 0
         continue
       }
       table.seek(change.keys[i]!)
@@ -339,6 +374,7 @@ export class Leases {
       if (ownerOf(word) === this.#guest && ticksLeft(word, now) > 0)
         table.swap(slot, Slot.change, word, pack(this.#guest, now))
     }
+    this.#unguard(change)
   }
 
   /** Milliseconds until `renew` wants to be called, while `busy`. */

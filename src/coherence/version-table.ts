@@ -106,9 +106,26 @@ export class VersionTable {
     return Atomics.load(this.#words, slot + Slot.tag) === this.#tag
   }
 
-  /** Ticks for which the bucket may have lost a lease, as somebody died while giving a slot away. */
-  guardLeft(now: number): number {
-    return ticksLeft(Atomics.load(this.#words, this.#bucket), now)
+  /** The bucket of the inode: what `unguard` is given. */
+  get bucket(): number {
+    return this.#bucket
+  }
+
+  /**
+   * Takes the guard of the inode's bucket: until `unguard` (or 8 s) nobody gives slots of it away. The value
+   * to give back, or 0 when somebody else has it.
+   */
+  guard(now: number): number {
+    const free = Atomics.load(this.#words, this.#bucket)
+    if (ticksLeft(free, now) > 0) return 0
+    const guard = pack(1, now + MOST_AHEAD)
+    const taken = Atomics.compareExchange(this.#words, this.#bucket, free, guard) === free
+    return taken ? guard : 0
+  }
+
+  /** Gives back what `guard` took. */
+  unguard(bucket: number, guard: number): void {
+    Atomics.compareExchange(this.#words, bucket, guard, 0)
   }
 
   /**
@@ -117,21 +134,17 @@ export class VersionTable {
    *
    * The bucket's guard lets one process at a time give slots away. It is dropped only after a last look at the
    * slot: when somebody took a lease on the former inode in the same moment, the guard stays and ends by
-   * time, and until then an inode of this bucket without a slot counts as leased (see leases.ts). The same
+   * time, and until then an inode of this bucket without a slot gets none, and is not changed. The same
    * happens when the process dies in between. A process that is stopped between two of these steps for
    * longer than the guard lasts (8 s) may leave an inode with two slots; `find` takes the first.
    */
   insert(now: number): number {
     const found = this.find()
     if (found >= 0) return found
-    const words = this.#words
-    const free = Atomics.load(words, this.#bucket)
-    if (ticksLeft(free, now) > 0) return GUARDED
-    const guard = pack(1, now + MOST_AHEAD)
-    if (Atomics.compareExchange(words, this.#bucket, free, guard) !== free) return GUARDED
+    const guard = this.guard(now)
+    if (guard === 0) return GUARDED
     const slot = this.#takeOver(now)
-    if (slot === FULL || this.idle(slot, now))
-      Atomics.compareExchange(words, this.#bucket, guard, 0)
+    if (slot === FULL || this.idle(slot, now)) this.unguard(this.#bucket, guard)
     return slot
   }
 
