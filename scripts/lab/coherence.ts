@@ -24,6 +24,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { Duplex } from 'node:stream'
+import { fileURLToPath } from 'node:url'
 import { packageFile } from '../../src/native/addon.js'
 import { Daemon } from './daemon.js'
 import { runUml, TAG } from './uml.js'
@@ -219,6 +220,8 @@ export interface Guests {
   readonly daemons: readonly Daemon[]
   /** Ends all. Errors: a guest or a daemon did not end well. */
   close(): Promise<void>
+  /** Ends all at once. */
+  kill(): Promise<void>
 }
 
 /** Boots `count` guests on one new directory. */
@@ -239,8 +242,14 @@ export async function bootGuests(
   const daemons: Daemon[] = []
   const agents: Agent[] = []
   const ends: Promise<unknown>[] = []
+  const end = new AbortController()
   const clean = (): void => {
     for (const folder of [share, lab, table]) rmSync(folder, { recursive: true, force: true })
+  }
+  const kill = async (): Promise<void> => {
+    end.abort()
+    for (const daemon of daemons) await daemon.kill()
+    clean()
   }
   try {
     for (let i = 0; i < count; i++) {
@@ -252,6 +261,7 @@ export async function bootGuests(
         command: `${program} /dev/ttyS0`,
         timeoutMs: 3_600_000,
         memoryMiB: 256,
+        abort: end.signal,
         onLine: line => agents.push(new Agent(line)),
       })
       ends.push(guest)
@@ -265,8 +275,7 @@ export async function bootGuests(
       await Promise.race([agents[i]!.ready, late, early])
     }
   } catch (cause) {
-    for (const daemon of daemons) await daemon.kill()
-    clean()
+    await kill()
     throw cause
   }
   return {
@@ -274,6 +283,7 @@ export async function bootGuests(
     share,
     agents,
     daemons,
+    kill,
     async close() {
       for (const agent of agents) agent.end()
       await Promise.all(ends)
@@ -338,7 +348,12 @@ async function main(): Promise<void> {
     const guests = await bootGuests(mode, 2)
     const began = performance.now()
     const results: LookResult[] = []
-    await takeLooks(guests, Number(looks), result => results.push(result))
+    try {
+      await takeLooks(guests, Number(looks), result => results.push(result))
+    } catch (cause) {
+      await guests.kill()
+      throw cause
+    }
     const seconds = (performance.now() - began) / 1000
     await guests.close()
     const stale = results.filter(result => result.stale)
@@ -356,9 +371,4 @@ async function main(): Promise<void> {
   }
 }
 
-if (
-  process.argv[1] !== undefined &&
-  import.meta.url.endsWith('lab/coherence.js') &&
-  process.argv[1].endsWith('coherence.js')
-)
-  await main()
+if (process.argv[1] === fileURLToPath(import.meta.url)) await main()

@@ -33,6 +33,8 @@ export interface GuestOptions {
   readonly onStart?: (kill: () => void) => void
   /** Called with console text as it comes. */
   readonly onOutput?: (text: string) => void
+  /** Ends the guest at once. */
+  readonly abort?: AbortSignal
   /** Called at the start with the guest's serial line, /dev/ttyS0 there. */
   readonly onLine?: (line: Duplex) => void
 }
@@ -136,6 +138,7 @@ function boot(
               ),
             )
           }, limitMs)
+    options.abort?.addEventListener('abort', () => killGroup(child.pid!))
     options.onLine?.(child.stdio[3] as Duplex)
     child.on('error', failed)
     child.on('close', () => {
