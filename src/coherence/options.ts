@@ -26,4 +26,5 @@ export interface CoherenceOptions {
   readonly marginMs: number
   /** See LeaseOptions; for tests. */
   readonly quietMs?: number
+  readonly nowMs?: () => number
 }

@@ -23,9 +23,9 @@ export function startCoherence(
   const { tableFd, tablePath } = options
   const table = mapTable(context, tableFd)
   const leases = new Leases(table, {
+    nowMs: monotonicMs,
     ...options,
     guest: takeGuestNumber(context, tableFd),
-    nowMs: monotonicMs,
     onDamage() {
       // Others may still see the part that is left: they must stop as well. Our mapping may be ours alone by now.
       writeSync(tableFd, new Uint8Array(4).fill(0xff), 0, 4, 0)

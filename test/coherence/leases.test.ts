@@ -10,6 +10,7 @@ import {
   MARGIN_MS,
   tableInMemory,
   TestClock,
+  randomOf,
 } from './support.js'
 
 /** The longest a change may wait: a lease, its margin and what rounding to ticks adds. */
@@ -252,17 +253,6 @@ test('with a damaged table nothing is cached, nothing waits, and it is said once
   all[0]!.end(change)
   t.true(all[0]!.damaged)
 })
-
-/** A small generator of numbers below `limit`, the same for the same seed. */
-function randomOf(seed: number): (limit: number) => number {
-  let state = seed | 0
-  return limit => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1)
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)
-    return ((mixed ^ (mixed >>> 14)) >>> 0) % limit
-  }
-}
 
 type Task =
   | { kind: 'look'; ino: number; looked: number; value: number }

@@ -11,7 +11,11 @@ import { concat, u32s, u64 } from '../helpers/front-end.js'
 import { type FuseClient, type FuseReply, text } from '../helpers/fuse-client.js'
 import { Rig } from '../helpers/rig.js'
 
+/** The clock of guests and leases: real time, unless a test drives it. */
+export type Clock = () => number
+
 export interface Times {
+  readonly nowMs?: Clock
   readonly leaseMs: number
   readonly marginMs: number
   readonly quietMs: number
@@ -24,6 +28,7 @@ export interface Stat {
   readonly mtimeNsec: number
   readonly mode: number
   readonly nlink: number
+  readonly ino: number
 }
 
 const ATTR = { size: 8, mtime: 32, mtimeNsec: 52, mode: 60, nlink: 64 } as const
@@ -35,6 +40,7 @@ export function statOf(body: DataView, at: number): Stat {
     mtimeNsec: body.getUint32(at + ATTR.mtimeNsec, true),
     mode: body.getUint32(at + ATTR.mode, true),
     nlink: body.getUint32(at + ATTR.nlink, true),
+    ino: Number(body.getBigUint64(at, true)),
   }
 }
 
@@ -80,6 +86,7 @@ interface Cached<T> {
 
 export class MockGuest {
   readonly rig: Rig
+  readonly #nowMs: Clock
   readonly client: FuseClient
   readonly attributes = new Map<number, Cached<Stat>>()
   /** By name in the root; undefined: there is no such name. */
@@ -88,10 +95,12 @@ export class MockGuest {
   hits = 0
   #take: ((reply: FuseReply) => void) | undefined
   #takeAtMs = 0
+  #lateMs = 0
   #reply: FuseReply | undefined
 
-  constructor(rig: Rig) {
+  constructor(rig: Rig, nowMs: Clock = () => performance.now()) {
     this.rig = rig
+    this.#nowMs = nowMs
     this.client = rig.client()
   }
 
@@ -110,7 +119,7 @@ export class MockGuest {
     if (this.busy) throw new Error('one request at a time')
     this.client.send(opcode, nodeid, body)
     this.#take = take
-    this.#takeAtMs = lateMs
+    this.#lateMs = lateMs
   }
 
   poll(): void {
@@ -120,10 +129,10 @@ export class MockGuest {
     }
     if (this.#reply === undefined) {
       this.#reply = this.client.take()
-      this.#takeAtMs += performance.now()
-      if (this.#reply === undefined) this.#takeAtMs -= performance.now()
+      if (this.#reply === undefined) return
+      this.#takeAtMs = this.#nowMs() + this.#lateMs
     }
-    if (this.#reply === undefined || performance.now() < this.#takeAtMs) return
+    if (this.#nowMs() < this.#takeAtMs) return
     const take = this.#take
     const reply = this.#reply
     this.#take = undefined
@@ -133,22 +142,22 @@ export class MockGuest {
 
   keepAttributes(nodeid: number, ms: number, stat: Stat): void {
     if (ms === 0) this.attributes.delete(nodeid)
-    else this.attributes.set(nodeid, { value: stat, untilMs: performance.now() + ms })
+    else this.attributes.set(nodeid, { value: stat, untilMs: this.#nowMs() + ms })
   }
 
   cachedAttributes(nodeid: number): Stat | undefined {
     const cached = this.attributes.get(nodeid)
-    return cached !== undefined && performance.now() < cached.untilMs ? cached.value : undefined
+    return cached !== undefined && this.#nowMs() < cached.untilMs ? cached.value : undefined
   }
 
   keepName(name: string, ms: number, nodeid: number | undefined): void {
     if (ms === 0) this.names.delete(name)
-    else this.names.set(name, { value: nodeid, untilMs: performance.now() + ms })
+    else this.names.set(name, { value: nodeid, untilMs: this.#nowMs() + ms })
   }
 
   cachedName(name: string): Cached<number | undefined> | undefined {
     const cached = this.names.get(name)
-    return cached !== undefined && performance.now() < cached.untilMs ? cached : undefined
+    return cached !== undefined && this.#nowMs() < cached.untilMs ? cached : undefined
   }
 
   /** The reply of LOOKUP, as the kernel takes it. */
@@ -202,7 +211,7 @@ export function mockGuests(
   const guests = Array.from({ length: count }, () => {
     const tableFd = openTableFile(table)
     fds.push(tableFd)
-    return new MockGuest(new Rig({ folder, coherence: { tableFd, ...times } }))
+    return new MockGuest(new Rig({ folder, coherence: { tableFd, ...times } }), times.nowMs)
   })
   t.teardown(() => {
     for (const guest of guests) guest.rig.close()

@@ -1,5 +1,5 @@
 /** A version table in ordinary memory, with a clock that only tests move. */
-import { HEADER_WORDS, MIN_BUCKET_BITS, tableBytes } from '../../protocol/version-table/layout.js'
+import { MIN_BUCKET_BITS, tableBytes } from '../../protocol/version-table/layout.js'
 import { Change, Leases } from '../../src/coherence/leases.js'
 import { VersionTable } from '../../src/coherence/version-table.js'
 import { InodeKey } from '../../src/vfs/identities.js'
@@ -59,4 +59,13 @@ export function guests(count: number, clock: TestClock, table: VersionTable): Le
   )
 }
 
-export { HEADER_WORDS }
+/** A small generator of numbers below `limit`, the same for the same seed. */
+export function randomOf(seed: number): (limit: number) => number {
+  let state = seed | 0
+  return limit => {
+    state = (state + 0x6d2b79f5) | 0
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1)
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)
+    return ((mixed ^ (mixed >>> 14)) >>> 0) % limit
+  }
+}
