@@ -26,8 +26,7 @@ const HEADER_LIMIT_MS = 2000
  * Errors thrown: those of open(2); VersionTableError when it does not lie in memory.
  */
 export function openTableFile(path: string): number {
-  const { O_RDWR, O_CREAT, O_NOFOLLOW, O_NONBLOCK } = constants
-  const fd = openSync(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0o600)
+  const fd = openOrMake(path)
   const fault = !fstatSync(fd).isFile()
     ? 'it is no plain file'
     : statfsSync(`/proc/self/fd/${fd}`).type !== TMPFS_MAGIC
@@ -36,6 +35,25 @@ export function openTableFile(path: string): number {
   if (fault === undefined) return fd
   closeSync(fd)
   throw new VersionTableError(fault)
+}
+
+/** In a folder like /dev/shm O_CREAT refuses a file of another user (fs.protected_regular): first without. */
+function openOrMake(path: string): number {
+  const { O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK } = constants
+  const flags = O_RDWR | O_NOFOLLOW | O_NONBLOCK
+  for (;;) {
+    try {
+      return openSync(path, flags)
+    } catch (cause) {
+      if ((cause as NodeJS.ErrnoException).code !== 'ENOENT') throw cause
+    }
+    try {
+      return openSync(path, flags | O_CREAT | O_EXCL, 0o600)
+    } catch (cause) {
+      // Another daemon was first.
+      if ((cause as NodeJS.ErrnoException).code !== 'EEXIST') throw cause
+    }
+  }
 }
 
 /** Takes or gives back the lock on one byte of the file. 0, or -errno: EAGAIN another process has it. */
