@@ -22,7 +22,8 @@
  *
  *     lease     (guest, end)        the guest may use what it has cached until then; MANY: several guests
  *     change    (guest, end)        ahead: a change is under way, nobody gets a lease; past: when the last ended
- *     conflict  (level, when)       the last time a change had to wait for a lease
+ *     conflict  (counts, when)      the last time a change had to wait for a lease; of the 12 bits, the low
+ *                                   three say how often that was lately, the others count changes of data
  *     guard     (1, end)            ahead: a slot of this bucket is being given to another inode
  *
  * A slot belongs to an inode by its `tag`, a hash of what tells the inode from every other; the bucket is
@@ -88,6 +89,20 @@ export function pack(owner: number, tick: number): number {
 
 export function ownerOf(word: number): number {
   return word >>> OWNER_SHIFT
+}
+
+/** Of a conflict word: how often changes had to wait lately, 0 to 7. */
+export function levelOf(word: number): number {
+  return ownerOf(word) & 7
+}
+
+/** Of a conflict word: changes of data, modulo 512. */
+export function dataCountOf(word: number): number {
+  return ownerOf(word) >>> 3
+}
+
+export function packConflict(level: number, dataCount: number, tick: number): number {
+  return pack(((dataCount & 511) << 3) | level, tick)
 }
 
 /** Ticks from `now` until `word` ends; 0 when it has ended, or says what cannot be. */

@@ -77,9 +77,11 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
     const key = this.#key
     let leased = this.#identities.ofNode(nodeid, key) !== NO_INODE
     if (leased && this.#files.has(nodeid)) {
-      const version = own === undefined ? this.#leases.versionOf(key) : own.before[0]!
-      const known = own !== undefined || ((version - looked) | 0) <= 0
-      leased = !this.#files.reported(nodeid, known ? version : 0, attr)
+      const now = this.#leases.versionOf(key)
+      const version = own !== undefined ? own.before[0]! : ((now - looked) | 0) <= 0 ? now : 0
+      // Its own change is counted already.
+      const dataCount = (this.#leases.dataCount - (own?.data === true ? 1 : 0)) & 511
+      leased = !this.#files.reported(nodeid, version, dataCount, attr)
     }
     this.#limit(attr, leased && this.#leases.grant(key, looked, own !== undefined))
   }
@@ -155,11 +157,13 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
 
   // --- changes --------------------------------------------------------------------------------------------
 
-  #newChange(): Change {
+  /** `data`: what files hold may change. */
+  #newChange(data: boolean): Change {
     // A back end that threw left its change behind.
     if (this.#change !== undefined) this.#finish()
     const change = this.#spare.pop() ?? new Change()
     change.count = 0
+    change.data = data
     this.#change = change
     return change
   }
@@ -177,9 +181,11 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
   }
 
   /** What the guest has cached of the files follows its own changes. */
-  #follow(change: Change): void {
+  #follow(change: Change, ended: boolean): void {
+    const { nodeids, before, after } = change
+    const counted = !change.data ? 0 : ended ? 2 : 1
     for (let i = 0; i < change.count; i++)
-      this.#files.changedByGuest(change.nodeids[i]!, change.before[i]!, change.after[i]!)
+      this.#files.changedByGuest(nodeids[i]!, before[i]!, after[i]!, counted)
   }
 
   /** True when the change may be made now; `#done` follows. Else the request is DEFERRED. */
@@ -189,7 +195,7 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
     if (wait === 0) return true
     this.againMs = wait
     // Only announced; but that has made new versions.
-    this.#follow(change)
+    this.#follow(change, false)
     this.#spare.push(change)
     this.#change = undefined
     return false
@@ -199,7 +205,7 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
     const change = this.#change!
     this.#change = undefined
     this.#leases.end(change)
-    this.#follow(change)
+    this.#follow(change, true)
     this.#spare.push(change)
   }
 
@@ -217,7 +223,7 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
     if (change === undefined) return
     this.#suspended.delete(token)
     this.#leases.end(change)
-    this.#follow(change)
+    this.#follow(change, true)
     this.#spare.push(change)
   }
 
@@ -236,7 +242,7 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
     set: SetAttributes,
     attr: Attributes,
   ): Outcome {
-    const change = this.#newChange()
+    const change = this.#newChange(set.setSize)
     this.#addNode(change, nodeid)
     if (!this.#begin(request, change)) return DEFERRED
     const looked = this.#leases.look()
@@ -274,7 +280,7 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
     minor: number,
     entry: EntryReply,
   ): Outcome {
-    const change = this.#newChange()
+    const change = this.#newChange(false)
     this.#addNode(change, parent)
     if (!this.#begin(request, change)) return DEFERRED
     const looked = this.#leases.look()
@@ -289,7 +295,7 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
     mode: number,
     entry: EntryReply,
   ): Outcome {
-    const change = this.#newChange()
+    const change = this.#newChange(false)
     this.#addNode(change, parent)
     if (!this.#begin(request, change)) return DEFERRED
     const looked = this.#leases.look()
@@ -304,7 +310,7 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
     target: Name,
     entry: EntryReply,
   ): Outcome {
-    const change = this.#newChange()
+    const change = this.#newChange(false)
     this.#addNode(change, parent)
     if (!this.#begin(request, change)) return DEFERRED
     const looked = this.#leases.look()
@@ -319,7 +325,7 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
     newName: Name,
     entry: EntryReply,
   ): Outcome {
-    const change = this.#newChange()
+    const change = this.#newChange(false)
     this.#addNode(change, newParent)
     this.#addNode(change, nodeid)
     if (!this.#begin(request, change)) return DEFERRED
@@ -329,7 +335,7 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
   }
 
   override unlink(request: Request, parent: number, name: Name): Outcome {
-    const change = this.#newChange()
+    const change = this.#newChange(false)
     this.#addNode(change, parent)
     this.#addName(change, parent, name)
     if (!this.#begin(request, change)) return DEFERRED
@@ -337,7 +343,7 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
   }
 
   override rmdir(request: Request, parent: number, name: Name): Outcome {
-    const change = this.#newChange()
+    const change = this.#newChange(false)
     this.#addNode(change, parent)
     this.#addName(change, parent, name)
     if (!this.#begin(request, change)) return DEFERRED
@@ -352,7 +358,7 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
     newName: Name,
     flags: number,
   ): Outcome {
-    const change = this.#newChange()
+    const change = this.#newChange(false)
     this.#addNode(change, parent)
     if (newParent !== parent) this.#addNode(change, newParent)
     this.#addName(change, parent, name)
@@ -377,15 +383,21 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
   ): Outcome {
     if ((flags & O_TRUNC) === 0) {
       const version = this.#track(nodeid)
+      const { dataCount } = this.#leases
       const outcome = this.inner.open(request, nodeid, flags, killSuid, opened)
-      if (outcome >= 0) opened.keepCache = this.#files.opened(nodeid, version)
+      if (outcome >= 0) opened.keepCache = this.#files.opened(nodeid, version, dataCount)
       return outcome
     }
-    const change = this.#newChange()
+    const change = this.#newChange(true)
     this.#addNode(change, nodeid)
     if (!this.#begin(request, change)) return DEFERRED
     const outcome = this.inner.open(request, nodeid, flags, killSuid, opened)
-    if (outcome >= 0) this.#files.opened(nodeid, change.count > 0 ? change.before[0]! : 0)
+    // The cut itself is the guest's own change.
+    if (outcome >= 0) {
+      const version = change.count > 0 ? change.before[0]! : 0
+      this.#track(nodeid)
+      this.#files.opened(nodeid, version, (this.#leases.dataCount - 1) & 511)
+    }
     return this.#done(request, outcome)
   }
 
@@ -399,7 +411,7 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
     entry: EntryReply,
     opened: OpenReply,
   ): Outcome {
-    const change = this.#newChange()
+    const change = this.#newChange(true)
     this.#addNode(change, parent)
     // Somebody else may have been first; then O_TRUNC is about what he has made.
     if ((flags & O_TRUNC) !== 0) this.#addName(change, parent, name)
@@ -408,7 +420,8 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
     const outcome = this.inner.create(request, parent, name, flags, mode, killSuid, entry, opened)
     if (outcome >= 0) {
       opened.keepCache = false
-      this.#files.opened(entry.nodeid, this.#track(entry.nodeid))
+      const version = this.#track(entry.nodeid)
+      this.#files.opened(entry.nodeid, version, this.#leases.dataCount)
     }
     return this.#named(request, change, looked, parent, outcome, entry)
   }
@@ -436,7 +449,7 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
     killSuid: boolean,
     fromCache: boolean,
   ): Outcome {
-    const change = this.#newChange()
+    const change = this.#newChange(true)
     this.#addHandle(change, fh)
     if (!this.#begin(request, change)) return DEFERRED
     const outcome = this.inner.write(request, nodeid, fh, offset, from, killSuid, fromCache)
@@ -451,7 +464,7 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
     length: number,
     mode: number,
   ): Outcome {
-    const change = this.#newChange()
+    const change = this.#newChange(true)
     this.#addHandle(change, fh)
     if (!this.#begin(request, change)) return DEFERRED
     const outcome = this.inner.fallocate(request, nodeid, fh, offset, length, mode)
@@ -468,7 +481,7 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
     offsetOut: number,
     length: number,
   ): Outcome {
-    const change = this.#newChange()
+    const change = this.#newChange(true)
     this.#addHandle(change, fhOut)
     if (!this.#begin(request, change)) return DEFERRED
     const outcome = this.inner.copyFileRange(
@@ -497,7 +510,7 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
       command === FS_IOC_FSSETXATTR ||
       command === FS_IOC_ENABLE_VERITY
     if (!changes) return this.inner.ioctl(request, nodeid, fh, command, input, out)
-    const change = this.#newChange()
+    const change = this.#newChange(false)
     this.#addHandle(change, fh)
     if (!this.#begin(request, change)) return DEFERRED
     return this.#done(request, this.inner.ioctl(request, nodeid, fh, command, input, out))
@@ -511,7 +524,7 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
     flags: number,
     killSgid: boolean,
   ): Outcome {
-    const change = this.#newChange()
+    const change = this.#newChange(false)
     this.#addNode(change, nodeid)
     if (!this.#begin(request, change)) return DEFERRED
     const outcome = this.inner.setxattr(request, nodeid, name, value, flags, killSgid)
@@ -519,7 +532,7 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
   }
 
   override removexattr(request: Request, nodeid: number, name: Name): Outcome {
-    const change = this.#newChange()
+    const change = this.#newChange(false)
     this.#addNode(change, nodeid)
     if (!this.#begin(request, change)) return DEFERRED
     return this.#done(request, this.inner.removexattr(request, nodeid, name))

@@ -14,6 +14,8 @@ import type { Attributes } from '../vfs/replies.js'
 class FileMemory {
   /** All that the guest has cached of the file is of this version; 0: unknown. */
   version = 0
+  /** What Leases.dataCount was then. */
+  dataCount = 0
   sizeBytes = -1
   mtimeSec = 0
   mtimeNsec = 0
@@ -39,7 +41,7 @@ export class FileMemories {
   }
 
   /** The guest opens the file, which has (at least) `version` now: whether it may keep what it has cached. */
-  opened(nodeid: number, version: number): boolean {
+  opened(nodeid: number, version: number, dataCount: number): boolean {
     let file = this.#files.get(nodeid)
     if (file === undefined) {
       file = new FileMemory()
@@ -47,23 +49,26 @@ export class FileMemories {
     }
     const same = version !== 0 && file.version === version
     file.version = version
+    file.dataCount = dataCount
     return same
   }
 
-  /** A change of the guest's own took the file from version `from` to `to`: its cache went along. */
-  changedByGuest(nodeid: number, from: number, to: number): void {
+  /** A change of the guest's own took the file from version `from` to `to`, and was counted: its cache went along. */
+  changedByGuest(nodeid: number, from: number, to: number, counted: number): void {
     const file = this.#files.get(nodeid)
-    if (file !== undefined && from !== 0 && file.version === from) file.version = to
+    if (file === undefined || from === 0 || file.version !== from) return
+    file.version = to
+    file.dataCount = (file.dataCount + counted) & 511
   }
 
   /**
    * Attributes are about to go to the guest that were seen when the file had `version` (0: it is not known)
    * or a newer one. True: they must not be cached; `attr` was changed so that the guest drops the data it has.
    */
-  reported(nodeid: number, version: number, attr: Attributes): boolean {
+  reported(nodeid: number, version: number, dataCount: number, attr: Attributes): boolean {
     const file = this.#files.get(nodeid)
     if (file === undefined) return false
-    const changed = version !== 0 && version !== file.version
+    const changed = version !== 0 && version !== file.version && dataCount !== file.dataCount
     const shows =
       attr.sizeBytes !== file.sizeBytes ||
       attr.mtimeSec !== file.mtimeSec ||
@@ -71,6 +76,7 @@ export class FileMemories {
     const hidden = changed && !shows
     if (hidden) attr.mtimeNsec ^= 1
     file.version = version
+    if (version !== 0) file.dataCount = dataCount
     file.sizeBytes = attr.sizeBytes
     file.mtimeSec = attr.mtimeSec
     file.mtimeNsec = attr.mtimeNsec

@@ -17,12 +17,15 @@
  * for each time, and costs its writers nothing.
  */
 import {
+  dataCountOf,
   HOST,
+  levelOf,
   MANY,
   MOST_AHEAD,
   NONE,
   ownerOf,
   pack,
+  packConflict,
   Slot,
   TICK_MS,
   tickOf,
@@ -75,6 +78,8 @@ export class Change {
   readonly after = new Int32Array(MOST_KEYS)
   /** Inodes in use. */
   count = 0
+  /** What files hold changes, or may. */
+  data = false
 
   /** The next key, to be filled; `took` follows. */
   next(): InodeKey {
@@ -198,7 +203,7 @@ export class Leases {
   /** How often changes had to wait: forgotten when there was none for four times the quiet time it asks for. */
   #level(slot: number, now: number): number {
     const conflict = this.#table.word(slot, Slot.conflict)
-    const level = Math.min(ownerOf(conflict), MOST_LEVELS)
+    const level = Math.min(levelOf(conflict), MOST_LEVELS)
     return ticksSince(conflict, now) <= ticksFor((this.#quietBaseMs << level) * 4) ? level : 0
   }
 
@@ -226,11 +231,13 @@ export class Leases {
     return false
   }
 
-  /** The version of `key`, by which data is known to be the same; 0 when it is not known. */
+  /** After `versionOf` or `track`: of that inode, a number that changes with its data, 0 to 511. */
+  dataCount = 0
+
+  /** The version of `key`; 0 when it is not known. */
   versionOf(key: InodeKey): number {
     this.#table.seek(key)
-    const slot = this.#table.find()
-    return slot < 0 ? 0 : this.#table.word(slot, Slot.version)
+    return this.#versionAt(this.#table.find())
   }
 
   /**
@@ -239,8 +246,14 @@ export class Leases {
    */
   track(key: InodeKey): number {
     this.#table.seek(key)
-    const slot = this.#table.insert(this.#now)
-    return slot < 0 ? 0 : this.#table.word(slot, Slot.version)
+    return this.#versionAt(this.#table.insert(this.#now))
+  }
+
+  #versionAt(slot: number): number {
+    if (slot < 0) return 0
+    // A change makes a new version first, then counts: read in this order the count is never newer than that.
+    this.dataCount = dataCountOf(this.#table.word(slot, Slot.conflict))
+    return this.#table.word(slot, Slot.version)
   }
 
   // --- changes ------------------------------------------------------------------------------------------
@@ -302,9 +315,10 @@ export class Leases {
       if (!table.belongs(slot)) continue
       change.after[index] = table.bump(slot)
       change.before[index] = table.replaced
+      // The first of two; the other is in `end`.
+      this.#count(slot, change.data)
       const level = this.#level(slot, now)
-      if (level > 0)
-        table.swap(slot, Slot.conflict, table.word(slot, Slot.conflict), pack(level, now))
+      if (level > 0) this.#setLevel(slot, level, now)
       const lease = table.word(slot, Slot.lease)
       return ownerOf(lease) === this.#guest ? 0 : ticksLeft(lease, now)
     }
@@ -340,7 +354,23 @@ export class Leases {
       const lease = table.word(slot, Slot.lease)
       if (ownerOf(lease) === this.#guest || ticksLeft(lease, now) === 0) continue
       const level = Math.min(this.#level(slot, now) + 1, MOST_LEVELS)
-      table.swap(slot, Slot.conflict, table.word(slot, Slot.conflict), pack(level, now))
+      this.#setLevel(slot, level, now)
+    }
+  }
+
+  #setLevel(slot: number, level: number, now: number): void {
+    const word = this.#table.word(slot, Slot.conflict)
+    // Where somebody else sets it at the same moment it does not matter who wins.
+    this.#table.swap(slot, Slot.conflict, word, packConflict(level, dataCountOf(word), now))
+  }
+
+  /** Counts a change of data; after the version was made new. */
+  #count(slot: number, data: boolean): void {
+    if (!data) return
+    for (;;) {
+      const word = this.#table.word(slot, Slot.conflict)
+      const counted = packConflict(levelOf(word), dataCountOf(word) + 1, word)
+      if (this.#table.swap(slot, Slot.conflict, word, counted)) return
     }
   }
 
@@ -359,6 +389,7 @@ export class Leases {
       if (table.belongs(slot)) {
         const version = table.bump(slot)
         change.after[i] = table.replaced === change.after[i] ? version : 0
+        this.#count(slot, change.data)
       } else {
         table.advance()
         change.after[i] = 0
@@ -414,6 +445,7 @@ export class Leases {
       return
     }
     table.bump(slot)
+    this.#count(slot, true)
     const word = table.word(slot, Slot.change)
     const byGuest = ownerOf(word) !== HOST && ownerOf(word) !== NONE
     if (

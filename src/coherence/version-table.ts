@@ -13,12 +13,16 @@ import {
   MIN_BUCKET_BITS,
   MOST_AHEAD,
   pack,
+  packConflict,
   Slot,
   SLOT_WORDS,
   tableBytes,
   ticksLeft,
 } from '../../protocol/version-table/layout.js'
 import type { InodeKey } from '../vfs/identities.js'
+
+/** Ticks: longer than anything is remembered. */
+const QUITE_PAST = 100_000
 
 /** `insert`: every slot of the bucket is in use. */
 export const FULL = -1
@@ -172,7 +176,8 @@ export class VersionTable {
       return FULL
     // As if it had changed just now: what was seen before gets no lease.
     Atomics.store(words, oldest + Slot.version, this.clock)
-    Atomics.store(words, oldest + Slot.conflict, 0)
+    // No conflict lately, and data that may have changed.
+    Atomics.store(words, oldest + Slot.conflict, packConflict(0, this.clock, now - QUITE_PAST))
     this.#clearPast(oldest + Slot.lease, now)
     this.#clearPast(oldest + Slot.change, now)
     return oldest

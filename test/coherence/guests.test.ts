@@ -204,8 +204,12 @@ test('data that changed under the same mtime is dropped, by an mtime that is off
   const off = a.getattr(node)
   t.deepEqual([off.stat.mtime, off.stat.mtimeNsec, off.attrMs], [mtime, mtimeNsec ^ 1, 0])
   t.is(a.getattr(node).stat.mtimeNsec, mtimeNsec)
-  // Its own changes do not do that.
+  // Its own changes do not do that, nor what is no change of data.
   a.setattr(node, Fattr.mode, { mode: 0o640 })
+  t.is(a.getattr(node).stat.mtimeNsec, mtimeNsec)
+  b.setattr(theirs, Fattr.mode, { mode: 0o644 })
+  t.is(a.getattr(node).stat.mtimeNsec, mtimeNsec)
+  b.client.do(Opcode.FUSE_LINK, 1, concat(u64(BigInt(theirs)), text('linked')))
   t.is(a.getattr(node).stat.mtimeNsec, mtimeNsec)
 })
 
