@@ -124,6 +124,8 @@ export class Leases {
   /** Own changes under way, by slot. */
   readonly #active = new Map<number, number>()
   #renewedAt = 0
+  #pinned = false
+  #pinnedAt = 0
   #damaged = false
 
   constructor(table: VersionTable, options: LeaseOptions) {
@@ -151,7 +153,20 @@ export class Leases {
 
   /** Before a file is looked at whose attributes shall get a lease: what `grant` is given. */
   look(): number {
-    return this.#table.clock
+    return this.#pinned ? this.#pinnedAt : this.#table.clock
+  }
+
+  /**
+   * Until `unpin`, `look` answers as of now. For a back end that answers from attributes it has kept: they are
+   * as good as at the moment when it last read who has changed what, and that must come after this.
+   */
+  pin(): void {
+    this.#pinnedAt = this.#table.clock
+    this.#pinned = true
+  }
+
+  unpin(): void {
+    this.#pinned = false
   }
 
   /**

@@ -108,6 +108,17 @@ test('what was seen before a change that came and went gets no lease', t => {
   t.true(lease(all[0]!, 1))
 })
 
+test('what was kept since before a change gets no lease, however late it is looked at', t => {
+  const { all, clock } = scene()
+  all[0]!.pin()
+  t.true(lease(all[0]!, 2))
+  apply(all[1]!, clock, changeOf(1))
+  clock.ms += QUIET_MS * 2
+  t.false(lease(all[0]!, 1))
+  all[0]!.unpin()
+  t.true(lease(all[0]!, 1))
+})
+
 test('a guest caches what it has changed itself at once, others after a quiet time', t => {
   const { all, clock } = scene()
   const change = changeOf(1)
