@@ -65,6 +65,12 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
     this.inner.init(negotiated)
   }
 
+  /** What the back end keeps it looks at again after this, and grants are for what is as good as that. */
+  override renew(): void {
+    this.#leases.pin()
+    this.inner.renew()
+  }
+
   override destroy(): void {
     this.#files.clear()
     this.inner.destroy()
@@ -192,7 +198,11 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
   #begin(request: Request, change: Change): boolean {
     const { waitedMs } = request
     const wait = this.#leases.begin(change, waitedMs > 0, waitedMs > MOST_WAIT_MS)
-    if (wait === 0) return true
+    if (wait === 0) {
+      // The answer is to be of what is there now, the change itself included.
+      this.renew()
+      return true
+    }
     this.againMs = wait
     // Only announced; but that has made new versions.
     this.#follow(change, false)
@@ -385,7 +395,8 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
       const version = this.#track(nodeid)
       const { dataCount } = this.#leases
       const outcome = this.inner.open(request, nodeid, flags, killSuid, opened)
-      if (outcome >= 0) opened.keepCache = this.#files.opened(nodeid, version, dataCount)
+      // The back end may know it from the host: no change of anybody's.
+      if (outcome >= 0 && this.#files.opened(nodeid, version, dataCount)) opened.keepCache = true
       return outcome
     }
     const change = this.#newChange(true)

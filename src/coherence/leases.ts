@@ -157,16 +157,12 @@ export class Leases {
   }
 
   /**
-   * Until `unpin`, `look` answers as of now. For a back end that answers from attributes it has kept: they are
-   * as good as at the moment when it last read who has changed what, and that must come after this.
+   * From here on `look` answers as of the last call of this. For a back end that answers from attributes it has
+   * kept: they are as good as at the moment when it last read who has changed what, and that must come after.
    */
   pin(): void {
     this.#pinnedAt = this.#table.clock
     this.#pinned = true
-  }
-
-  unpin(): void {
-    this.#pinned = false
   }
 
   /**

@@ -277,6 +277,7 @@ export class Device implements VhostDevice {
 
   #serveAgain({ queue: index, head, sinceMs }: DeferredRequest, now: number): void {
     const queue = this.queues[index]!
+    this.#server.fs.renew()
     const taken = queue.popAgain(head)
     if (taken === EMPTY) return
     if (taken === VIOLATION) this.#chainViolation(queue)

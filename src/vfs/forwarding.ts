@@ -33,6 +33,9 @@ export class ForwardingFileSystem implements FileSystem {
   destroy(): void {
     this.inner.destroy()
   }
+  renew(): void {
+    this.inner.renew()
+  }
   forget(nodeid: number, nlookup: number): void {
     this.inner.forget(nodeid, nlookup)
   }

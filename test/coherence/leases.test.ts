@@ -115,7 +115,7 @@ test('what was kept since before a change gets no lease, however late it is look
   apply(all[1]!, clock, changeOf(1))
   clock.ms += QUIET_MS * 2
   t.false(lease(all[0]!, 1))
-  all[0]!.unpin()
+  all[0]!.pin()
   t.true(lease(all[0]!, 1))
 })
 

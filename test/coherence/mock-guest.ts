@@ -211,7 +211,10 @@ export function mockGuests(
   const guests = Array.from({ length: count }, () => {
     const tableFd = openTableFile(table)
     fds.push(tableFd)
-    return new MockGuest(new Rig({ folder, coherence: { tableFd, ...times } }), times.nowMs)
+    return new MockGuest(
+      new Rig({ folder, keepsMetadata: true, coherence: { tableFd, ...times } }),
+      times.nowMs,
+    )
   })
   t.teardown(() => {
     for (const guest of guests) guest.rig.close()
