@@ -12,29 +12,19 @@ import {
   FS_IOC_SETFLAGS,
   O_TRUNC,
 } from '../../protocol/linux/constants.js'
-import {
-  DEFERRED,
-  type FileSystem,
-  type Negotiated,
-  type Outcome,
-  PENDING,
-  type Waits,
-} from '../vfs/filesystem.js'
+import { DEFERRED, type FileSystem, type Negotiated, type Outcome } from '../vfs/filesystem.js'
 import { ForwardingFileSystem } from '../vfs/forwarding.js'
 import { type Identities, InodeKey, NO_INODE } from '../vfs/identities.js'
 import type { Attributes, EntryReply, OpenReply, SetAttributes } from '../vfs/replies.js'
 import type { DirectorySink, Name, Payload, Request, Span } from '../vfs/request.js'
+import type { Change } from './change.js'
 import { FileMemories } from './file-memory.js'
-import { Change, type Leases } from './leases.js'
+import type { Leases } from './leases.js'
 import { LeasingSink } from './leasing-sink.js'
+import { OngoingChanges } from './ongoing-changes.js'
 
-/** A change that has waited so long goes ahead: no honest lease lasts longer. */
-const MOST_WAIT_MS = 10_000
-
-export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
-  override readonly waits: Waits = this
-  /** Milliseconds after which a DEFERRED request wants to be handed in again. */
-  againMs = 1
+export class CoherentFileSystem extends ForwardingFileSystem {
+  override readonly waits: OngoingChanges
   readonly #leases: Leases
   readonly #identities: Identities
   readonly #files = new FileMemories()
@@ -42,17 +32,13 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
   readonly #validSec: number
   readonly #validNsec: number
   readonly #key = new InodeKey()
-  /** The change under way in this call; it stays there when the back end throws. */
-  #change: Change | undefined
-  readonly #spare: Change[] = []
-  /** Changes of suspended requests, by token. */
-  readonly #suspended = new Map<number, Change>()
 
   /** `inner` has `identities`. */
   constructor(inner: FileSystem, leases: Leases) {
     super(inner)
     this.#leases = leases
     this.#identities = inner.identities!
+    this.waits = new OngoingChanges(leases, this.#identities, this.#files)
     this.#validSec = Math.floor(leases.leaseMs / 1000)
     this.#validNsec = Math.round((leases.leaseMs % 1000) * 1e6)
     this.#sink = new LeasingSink((entry, dirLeased, looked) =>
@@ -163,86 +149,12 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
 
   // --- changes --------------------------------------------------------------------------------------------
 
-  /** `data`: what files hold may change. */
-  #newChange(data: boolean): Change {
-    // A back end that threw left its change behind.
-    if (this.#change !== undefined) this.#finish()
-    const change = this.#spare.pop() ?? new Change()
-    change.count = 0
-    change.data = data
-    this.#change = change
-    return change
-  }
-
-  #addNode(change: Change, nodeid: number): void {
-    change.took(this.#identities.ofNode(nodeid, change.next()))
-  }
-
-  #addName(change: Change, parent: number, name: Name): void {
-    change.took(this.#identities.ofName(parent, name, change.next()))
-  }
-
-  #addHandle(change: Change, fh: number): void {
-    change.took(this.#identities.ofHandle(fh, change.next()))
-  }
-
-  /** What the guest has cached of the files follows its own changes. */
-  #follow(change: Change, ended: boolean): void {
-    const { nodeids, before, after } = change
-    const counted = !change.data ? 0 : ended ? 2 : 1
-    for (let i = 0; i < change.count; i++)
-      this.#files.changedByGuest(nodeids[i]!, before[i]!, after[i]!, counted)
-  }
-
-  /** True when the change may be made now; `#done` follows. Else the request is DEFERRED. */
+  /** Announces `change`. False: the request is DEFERRED. Else `OngoingChanges.done` follows. */
   #begin(request: Request, change: Change): boolean {
-    const { waitedMs } = request
-    const wait = this.#leases.begin(change, waitedMs > 0, waitedMs > MOST_WAIT_MS)
-    if (wait === 0) {
-      // The answer is to be of what is there now, the change itself included.
-      this.renew()
-      return true
-    }
-    this.againMs = wait
-    // Only announced; but that has made new versions.
-    this.#follow(change, false)
-    this.#spare.push(change)
-    this.#change = undefined
-    return false
-  }
-
-  #finish(): void {
-    const change = this.#change!
-    this.#change = undefined
-    this.#leases.end(change)
-    this.#follow(change, true)
-    this.#spare.push(change)
-  }
-
-  /** After the back end has answered. */
-  #done(request: Request, outcome: Outcome): Outcome {
-    if (outcome === PENDING) {
-      this.#suspended.set(request.token, this.#change!)
-      this.#change = undefined
-    } else this.#finish()
-    return outcome
-  }
-
-  completed(token: number): void {
-    const change = this.#suspended.get(token)
-    if (change === undefined) return
-    this.#suspended.delete(token)
-    this.#leases.end(change)
-    this.#follow(change, true)
-    this.#spare.push(change)
-  }
-
-  get upkeepMs(): number {
-    return this.#leases.busy ? this.#leases.renewMs : -1
-  }
-
-  upkeep(): void {
-    this.#leases.renew()
+    if (!this.waits.begin(request, change)) return false
+    // The answer is to be of what is there now, the change itself included.
+    this.renew()
+    return true
   }
 
   override setattr(
@@ -252,14 +164,14 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
     set: SetAttributes,
     attr: Attributes,
   ): Outcome {
-    const change = this.#newChange(set.setSize)
-    this.#addNode(change, nodeid)
+    const change = this.waits.make(set.setSize)
+    this.waits.addNode(change, nodeid)
     if (!this.#begin(request, change)) return DEFERRED
     const looked = this.#leases.look()
     const outcome = this.inner.setattr(request, nodeid, fh, set, attr)
     if (outcome >= 0)
       this.#fillAttributes(nodeid, attr, looked, change.count > 0 ? change : undefined)
-    return this.#done(request, outcome)
+    return this.waits.done(request, outcome)
   }
 
   /** An operation that makes a name in `parent`, for which `entry` is the answer. */
@@ -278,7 +190,7 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
         looked,
         undefined,
       )
-    return this.#done(request, outcome)
+    return this.waits.done(request, outcome)
   }
 
   override mknod(
@@ -290,8 +202,8 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
     minor: number,
     entry: EntryReply,
   ): Outcome {
-    const change = this.#newChange(false)
-    this.#addNode(change, parent)
+    const change = this.waits.make(false)
+    this.waits.addNode(change, parent)
     if (!this.#begin(request, change)) return DEFERRED
     const looked = this.#leases.look()
     const outcome = this.inner.mknod(request, parent, name, mode, major, minor, entry)
@@ -305,8 +217,8 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
     mode: number,
     entry: EntryReply,
   ): Outcome {
-    const change = this.#newChange(false)
-    this.#addNode(change, parent)
+    const change = this.waits.make(false)
+    this.waits.addNode(change, parent)
     if (!this.#begin(request, change)) return DEFERRED
     const looked = this.#leases.look()
     const outcome = this.inner.mkdir(request, parent, name, mode, entry)
@@ -320,8 +232,8 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
     target: Name,
     entry: EntryReply,
   ): Outcome {
-    const change = this.#newChange(false)
-    this.#addNode(change, parent)
+    const change = this.waits.make(false)
+    this.waits.addNode(change, parent)
     if (!this.#begin(request, change)) return DEFERRED
     const looked = this.#leases.look()
     const outcome = this.inner.symlink(request, parent, name, target, entry)
@@ -335,9 +247,9 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
     newName: Name,
     entry: EntryReply,
   ): Outcome {
-    const change = this.#newChange(false)
-    this.#addNode(change, newParent)
-    this.#addNode(change, nodeid)
+    const change = this.waits.make(false)
+    this.waits.addNode(change, newParent)
+    this.waits.addNode(change, nodeid)
     if (!this.#begin(request, change)) return DEFERRED
     const looked = this.#leases.look()
     const outcome = this.inner.link(request, nodeid, newParent, newName, entry)
@@ -345,19 +257,19 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
   }
 
   override unlink(request: Request, parent: number, name: Name): Outcome {
-    const change = this.#newChange(false)
-    this.#addNode(change, parent)
-    this.#addName(change, parent, name)
+    const change = this.waits.make(false)
+    this.waits.addNode(change, parent)
+    this.waits.addName(change, parent, name)
     if (!this.#begin(request, change)) return DEFERRED
-    return this.#done(request, this.inner.unlink(request, parent, name))
+    return this.waits.done(request, this.inner.unlink(request, parent, name))
   }
 
   override rmdir(request: Request, parent: number, name: Name): Outcome {
-    const change = this.#newChange(false)
-    this.#addNode(change, parent)
-    this.#addName(change, parent, name)
+    const change = this.waits.make(false)
+    this.waits.addNode(change, parent)
+    this.waits.addName(change, parent, name)
     if (!this.#begin(request, change)) return DEFERRED
-    return this.#done(request, this.inner.rmdir(request, parent, name))
+    return this.waits.done(request, this.inner.rmdir(request, parent, name))
   }
 
   override rename(
@@ -368,14 +280,14 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
     newName: Name,
     flags: number,
   ): Outcome {
-    const change = this.#newChange(false)
-    this.#addNode(change, parent)
-    if (newParent !== parent) this.#addNode(change, newParent)
-    this.#addName(change, parent, name)
-    this.#addName(change, newParent, newName)
+    const change = this.waits.make(false)
+    this.waits.addNode(change, parent)
+    if (newParent !== parent) this.waits.addNode(change, newParent)
+    this.waits.addName(change, parent, name)
+    this.waits.addName(change, newParent, newName)
     if (!this.#begin(request, change)) return DEFERRED
     const outcome = this.inner.rename(request, parent, name, newParent, newName, flags)
-    return this.#done(request, outcome)
+    return this.waits.done(request, outcome)
   }
 
   /** The version of a file about to be opened; 0: it cannot be told later whether it has changed. */
@@ -399,8 +311,8 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
       if (outcome >= 0 && this.#files.opened(nodeid, version, dataCount)) opened.keepCache = true
       return outcome
     }
-    const change = this.#newChange(true)
-    this.#addNode(change, nodeid)
+    const change = this.waits.make(true)
+    this.waits.addNode(change, nodeid)
     if (!this.#begin(request, change)) return DEFERRED
     const outcome = this.inner.open(request, nodeid, flags, killSuid, opened)
     // The cut itself is the guest's own change.
@@ -409,7 +321,7 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
       this.#track(nodeid)
       this.#files.opened(nodeid, version, (this.#leases.dataCount - 1) & 511)
     }
-    return this.#done(request, outcome)
+    return this.waits.done(request, outcome)
   }
 
   override create(
@@ -422,10 +334,10 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
     entry: EntryReply,
     opened: OpenReply,
   ): Outcome {
-    const change = this.#newChange(true)
-    this.#addNode(change, parent)
+    const change = this.waits.make(true)
+    this.waits.addNode(change, parent)
     // Somebody else may have been first; then O_TRUNC is about what he has made.
-    if ((flags & O_TRUNC) !== 0) this.#addName(change, parent, name)
+    if ((flags & O_TRUNC) !== 0) this.waits.addName(change, parent, name)
     if (!this.#begin(request, change)) return DEFERRED
     const looked = this.#leases.look()
     const outcome = this.inner.create(request, parent, name, flags, mode, killSuid, entry, opened)
@@ -460,11 +372,11 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
     killSuid: boolean,
     fromCache: boolean,
   ): Outcome {
-    const change = this.#newChange(true)
-    this.#addHandle(change, fh)
+    const change = this.waits.make(true)
+    this.waits.addHandle(change, fh)
     if (!this.#begin(request, change)) return DEFERRED
     const outcome = this.inner.write(request, nodeid, fh, offset, from, killSuid, fromCache)
-    return this.#done(request, outcome)
+    return this.waits.done(request, outcome)
   }
 
   override fallocate(
@@ -475,11 +387,11 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
     length: number,
     mode: number,
   ): Outcome {
-    const change = this.#newChange(true)
-    this.#addHandle(change, fh)
+    const change = this.waits.make(true)
+    this.waits.addHandle(change, fh)
     if (!this.#begin(request, change)) return DEFERRED
     const outcome = this.inner.fallocate(request, nodeid, fh, offset, length, mode)
-    return this.#done(request, outcome)
+    return this.waits.done(request, outcome)
   }
 
   override copyFileRange(
@@ -492,8 +404,8 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
     offsetOut: number,
     length: number,
   ): Outcome {
-    const change = this.#newChange(true)
-    this.#addHandle(change, fhOut)
+    const change = this.waits.make(true)
+    this.waits.addHandle(change, fhOut)
     if (!this.#begin(request, change)) return DEFERRED
     const outcome = this.inner.copyFileRange(
       request,
@@ -505,7 +417,7 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
       offsetOut,
       length,
     )
-    return this.#done(request, outcome)
+    return this.waits.done(request, outcome)
   }
 
   override ioctl(
@@ -521,10 +433,10 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
       command === FS_IOC_FSSETXATTR ||
       command === FS_IOC_ENABLE_VERITY
     if (!changes) return this.inner.ioctl(request, nodeid, fh, command, input, out)
-    const change = this.#newChange(false)
-    this.#addHandle(change, fh)
+    const change = this.waits.make(false)
+    this.waits.addHandle(change, fh)
     if (!this.#begin(request, change)) return DEFERRED
-    return this.#done(request, this.inner.ioctl(request, nodeid, fh, command, input, out))
+    return this.waits.done(request, this.inner.ioctl(request, nodeid, fh, command, input, out))
   }
 
   override setxattr(
@@ -535,17 +447,17 @@ export class CoherentFileSystem extends ForwardingFileSystem implements Waits {
     flags: number,
     killSgid: boolean,
   ): Outcome {
-    const change = this.#newChange(false)
-    this.#addNode(change, nodeid)
+    const change = this.waits.make(false)
+    this.waits.addNode(change, nodeid)
     if (!this.#begin(request, change)) return DEFERRED
     const outcome = this.inner.setxattr(request, nodeid, name, value, flags, killSgid)
-    return this.#done(request, outcome)
+    return this.waits.done(request, outcome)
   }
 
   override removexattr(request: Request, nodeid: number, name: Name): Outcome {
-    const change = this.#newChange(false)
-    this.#addNode(change, nodeid)
+    const change = this.waits.make(false)
+    this.waits.addNode(change, nodeid)
     if (!this.#begin(request, change)) return DEFERRED
-    return this.#done(request, this.inner.removexattr(request, nodeid, name))
+    return this.waits.done(request, this.inner.removexattr(request, nodeid, name))
   }
 }

@@ -33,7 +33,8 @@ import {
   ticksLeft,
   ticksSince,
 } from '../../protocol/version-table/layout.js'
-import { InodeKey, NO_INODE } from '../vfs/identities.js'
+import type { InodeKey } from '../vfs/identities.js'
+import type { Change } from './change.js'
 import { FULL, type VersionTable } from './version-table.js'
 
 /** How long an inode must be left alone by others before a guest may cache it. */
@@ -46,8 +47,6 @@ export const CHANGE_MS = 4000
 const RENEW_MS = 500
 /** `begin` says to look again when the table has no slot to spare right now. */
 const AGAIN_MS = TICK_MS
-/** Inodes that one operation changes: RENAME, two directories and two files. */
-export const MOST_KEYS = 4
 
 export interface LeaseOptions {
   /** The number of this guest in the table. */
@@ -62,34 +61,6 @@ export interface LeaseOptions {
   readonly quietMs?: number
   /** Called once, when the table turns out to be damaged: from then on there are no leases and no waits. */
   readonly onDamage: () => void
-}
-
-/** One operation that changes inodes: which ones, and their slots while it is under way. */
-export class Change {
-  readonly keys: readonly InodeKey[] = Array.from({ length: MOST_KEYS }, () => new InodeKey())
-  /** Nodeids of these inodes, 0 where there is none. */
-  readonly nodeids = new Float64Array(MOST_KEYS)
-  readonly slots = new Int32Array(MOST_KEYS)
-  /** Where there is no slot for the inode: the bucket whose guard keeps others from getting one, and the guard. */
-  readonly buckets = new Int32Array(MOST_KEYS)
-  readonly guards = new Int32Array(MOST_KEYS)
-  /** Versions before and after: `after` is 0 where somebody else changed the inode meanwhile. */
-  readonly before = new Int32Array(MOST_KEYS)
-  readonly after = new Int32Array(MOST_KEYS)
-  /** Inodes in use. */
-  count = 0
-  /** What files hold changes, or may. */
-  data = false
-
-  /** The next key, to be filled; `took` follows. */
-  next(): InodeKey {
-    return this.keys[this.count]!
-  }
-
-  /** What Identities answered for the key. */
-  took(nodeid: number): void {
-    if (nodeid !== NO_INODE) this.nodeids[this.count++] = nodeid
-  }
 }
 
 export interface LeaseCounters {

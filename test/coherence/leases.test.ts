@@ -1,7 +1,8 @@
 /** Leases with a clock moved by hand: no promise is broken, no change waits for ever, what is shared settles. */
 import test from 'ava'
 import { MOST_AHEAD, pack, Slot, tickOf, TICK_MS } from '../../protocol/version-table/layout.js'
-import { type Change, CHANGE_MS, Leases, QUIET_MS } from '../../src/coherence/leases.js'
+import type { Change } from '../../src/coherence/change.js'
+import { CHANGE_MS, Leases, QUIET_MS } from '../../src/coherence/leases.js'
 import {
   changeOf,
   guests,

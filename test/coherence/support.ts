@@ -1,6 +1,7 @@
 /** A version table in ordinary memory, with a clock that only tests move. */
 import { MIN_BUCKET_BITS, tableBytes } from '../../protocol/version-table/layout.js'
-import { Change, Leases } from '../../src/coherence/leases.js'
+import { Change } from '../../src/coherence/change.js'
+import { Leases } from '../../src/coherence/leases.js'
 import { VersionTable } from '../../src/coherence/version-table.js'
 import { InodeKey } from '../../src/vfs/identities.js'
 
