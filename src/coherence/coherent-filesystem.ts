@@ -307,6 +307,8 @@ export class CoherentFileSystem extends ForwardingFileSystem {
       const version = this.#track(nodeid)
       const { dataCount } = this.#leases
       const outcome = this.inner.open(request, nodeid, flags, killSuid, opened)
+      // Nobody may write past this.
+      opened.direct.writes = false
       // The back end may know it from the host: no change of anybody's.
       if (outcome >= 0 && this.#files.opened(nodeid, version, dataCount)) opened.keepCache = true
       return outcome
@@ -315,6 +317,7 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     this.waits.addNode(change, nodeid)
     if (!this.#begin(request, change)) return DEFERRED
     const outcome = this.inner.open(request, nodeid, flags, killSuid, opened)
+    opened.direct.writes = false
     // The cut itself is the guest's own change.
     if (outcome >= 0) {
       const version = change.count > 0 ? change.before[0]! : 0
@@ -341,6 +344,7 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     if (!this.#begin(request, change)) return DEFERRED
     const looked = this.#leases.look()
     const outcome = this.inner.create(request, parent, name, flags, mode, killSuid, entry, opened)
+    opened.direct.writes = false
     if (outcome >= 0) {
       opened.keepCache = false
       const version = this.#track(entry.nodeid)
@@ -359,6 +363,7 @@ export class CoherentFileSystem extends ForwardingFileSystem {
   ): Outcome {
     const looked = this.#leases.look()
     const outcome = this.inner.tmpfile(request, parent, flags, mode, entry, opened)
+    opened.direct.writes = false
     if (outcome >= 0) this.#fillAttributes(entry.nodeid, entry.attr, looked, undefined)
     return outcome
   }

@@ -36,6 +36,12 @@ export class ForwardingFileSystem implements FileSystem {
   renew(): void {
     this.inner.renew()
   }
+  tidy(nowMs: number): number {
+    return this.inner.tidy(nowMs)
+  }
+  pathOf(nodeid: number): string | undefined {
+    return this.inner.pathOf?.(nodeid)
+  }
   forget(nodeid: number, nlookup: number): void {
     this.inner.forget(nodeid, nlookup)
   }
@@ -146,5 +152,11 @@ export class ForwardingFileSystem implements FileSystem {
   }
   setlk(...a: P<'setlk'>): Outcome {
     return this.inner.setlk(...a)
+  }
+  interrupt(token: number, outcome: Outcome): boolean {
+    return this.inner.interrupt(token, outcome)
+  }
+  finished(job: number, result: number): void {
+    this.inner.finished(job, result)
   }
 }

@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import type { ExecutionContext } from 'ava'
 import { Opcode } from '../../protocol/fuse/opcodes.js'
 import { openTableFile } from '../../src/coherence/table-file.js'
+import { wherePossible } from '../../src/fuse/passthrough.js'
 import { concat, u32s, u64 } from '../helpers/front-end.js'
 import { type FuseClient, type FuseReply, text } from '../helpers/fuse-client.js'
 import { Rig } from '../helpers/rig.js'
@@ -212,7 +213,12 @@ export function mockGuests(
     const tableFd = openTableFile(table)
     fds.push(tableFd)
     return new MockGuest(
-      new Rig({ folder, keepsMetadata: true, coherence: { tableFd, ...times } }),
+      new Rig({
+        folder,
+        keepsMetadata: true,
+        fuse: { passthrough: wherePossible },
+        coherence: { tableFd, ...times },
+      }),
       times.nowMs,
     )
   })
