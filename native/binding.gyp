@@ -9,6 +9,7 @@
         "guest_memory.cc",
         "memory_guard.cc",
         "dirty_log.cc",
+        "shared_memory.cc",
         "event_wait.cc",
         "unix_socket.cc",
         "process.cc",

@@ -164,6 +164,7 @@ void disposeContext(Context& c) {
   releaseGuestMemory(c);
   dropDirtyLog(c);
   c.fileMaps.clear();
+  dropSharedMemory(c);
   c.disposed = true;
   {
     std::lock_guard<std::mutex> lock(procFdsMutex);
@@ -251,6 +252,7 @@ napi_value createContext(napi_env env, napi_callback_info info) {
   defineFileWatch(env, object, &c);
   defineFileMap(env, object, &c);
   defineDirtyLog(env, object, &c);
+  defineSharedMemory(env, object, &c);
   defineEventWait(env, object, &c);
   defineSocketCalls(env, object, &c);
   defineFunction(env, object, "dispose", dispose, &c);

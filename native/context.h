@@ -54,6 +54,12 @@ struct RingView {
   std::shared_ptr<Mapping> mapping;
 };
 
+// An ArrayBuffer over a file that other processes map too (see shared_memory.cc).
+struct SharedView {
+  napi_ref reference = nullptr;
+  std::shared_ptr<Mapping> mapping;
+};
+
 struct Watched {
   int64_t token = 0;
   bool drain = false;
@@ -147,6 +153,7 @@ struct Context {
   std::vector<Region> regions;  // sorted by guest address
   size_t lastHit = 0;
   std::vector<RingView> views;
+  std::vector<SharedView> sharedViews;
   const uint16_t* availIndex[kMaxRings] = {nullptr};
 
   int epoll = -1;
@@ -220,6 +227,10 @@ void defineDirtyLog(napi_env env, napi_value object, Context* c);
 void markRanges(DirtyLog& log, const std::vector<GuestRange>& ranges, int64_t bytes);
 int64_t callMarkDirty(Context& c, const double* a);
 void dropDirtyLog(Context& c);
+
+// --- shared_memory.cc ---------------------------------------------------------------------------
+void defineSharedMemory(napi_env env, napi_value object, Context* c);
+void dropSharedMemory(Context& c);
 
 // --- event_wait.cc ------------------------------------------------------------------------------
 void defineEventWait(napi_env env, napi_value object, Context* c);

@@ -16,8 +16,10 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   'src/filesystems': ['protocol', 'src/vfs', 'src/native'],
   'src/migration': ['protocol', 'src/vfs'],
   'src/dax': ['protocol', 'src/native', 'src/vfs'],
+  'src/coherence': ['protocol', 'src/native', 'src/vfs'],
   'src/device': [
     'src/migration',
+    'src/coherence',
     'src/dax',
     'protocol',
     'src/native',
@@ -37,6 +39,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     'src/filesystems',
     'src/device',
     'src/dax',
+    'src/coherence',
   ],
   'src/bin': ['src/daemon', 'src/native'],
 }

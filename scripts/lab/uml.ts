@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process'
 import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { homedir, tmpdir } from 'node:os'
 import { join } from 'node:path'
+import type { Duplex } from 'node:stream'
 import { packageFile } from '../../src/native/addon.js'
 
 export const TAG = 'lab'
@@ -32,6 +33,10 @@ export interface GuestOptions {
   readonly onStart?: (kill: () => void) => void
   /** Called with console text as it comes. */
   readonly onOutput?: (text: string) => void
+  /** Ends the guest at once. */
+  readonly abort?: AbortSignal
+  /** Called at the start with the guest's serial line, /dev/ttyS0 there. */
+  readonly onLine?: (line: Duplex) => void
 }
 
 export interface GuestResult {
@@ -87,6 +92,7 @@ export async function runUml(options: GuestOptions): Promise<GuestResult> {
     `TAG=${TAG}`,
   ]
   if (options.mountOptions !== undefined) args.push(`OPTIONS=${options.mountOptions}`)
+  if (options.onLine !== undefined) args.push('ssl0=fd:3')
   if (options.interactive === true) args.push('SHELL_OPEN=1')
   try {
     return await boot(uml.command, args, options)
@@ -108,7 +114,7 @@ function boot(
   const limitMs = options.timeoutMs ?? 120_000
   return new Promise((done, failed) => {
     const child = spawn(program!, [...first, ...args], {
-      stdio: options.interactive === true ? 'inherit' : ['ignore', 'pipe', 'pipe'],
+      stdio: options.interactive === true ? 'inherit' : ['ignore', 'pipe', 'pipe', 'pipe'],
       // A group of its own, so that a hung kernel's helper processes go with it.
       detached: options.interactive !== true,
       env: { ...process.env, TMPDIR: process.env.TMPDIR ?? '/tmp' },
@@ -132,6 +138,8 @@ function boot(
               ),
             )
           }, limitMs)
+    options.abort?.addEventListener('abort', () => killGroup(child.pid!))
+    options.onLine?.(child.stdio[3] as Duplex)
     child.on('error', failed)
     child.on('close', () => {
       clearTimeout(timer)

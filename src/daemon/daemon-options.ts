@@ -1,4 +1,5 @@
 /** What the command line comes to. */
+import type { CoherenceMode } from '../coherence/options.js'
 import type { DaxPolicy } from '../dax/options.js'
 import type { CacheMode, InodeFileHandles } from '../filesystems/host/options.js'
 import type { MigrationMode, MigrationOnError } from '../vfs/migration.js'
@@ -70,6 +71,12 @@ export interface DaemonOptions {
   /** Bytes of the DAX window; undefined: there is none. */
   readonly daxWindow: number | undefined
   readonly dax: DaxPolicy
+
+  readonly coherence: CoherenceMode
+  /** There with `strict`. */
+  readonly versionTable: string | undefined
+  readonly leaseMs: number
+  readonly leaseMarginMs: number
 
   /** To be logged at the start: deprecated forms and the like. */
   readonly warnings: readonly string[]

@@ -4,6 +4,8 @@
  */
 import { realpathSync, statSync } from 'node:fs'
 import { errnoName } from '../../protocol/errno.js'
+import type { CoherenceOptions } from '../coherence/options.js'
+import { openTableFile } from '../coherence/table-file.js'
 import { DEFAULT_MIN_FILE_BYTES } from '../dax/options.js'
 import type { ThreadOptions } from '../device/thread.js'
 import { native } from '../native/addon.js'
@@ -36,10 +38,11 @@ export async function runDaemon(
       : takeListener(options.fd)
   endOnSignals(listener, log)
   try {
+    const coherence = coherenceOptions(options)
     await device.loaded()
     const stageFd = isolate(options, sharedDir)
     const serving = threadOptions(options, sharedDir, listener.fd, descriptors)
-    return await device.run({ ...serving, stageFd }, log)
+    return await device.run({ ...serving, stageFd, coherence }, log)
   } finally {
     listener.cleanUp()
   }
@@ -65,6 +68,20 @@ function checkSharedDir(path: string): string {
   if (!info.isDirectory())
     throw new StartError(`${path} is not a directory: --shared-dir takes one`)
   return realpathSync(path)
+}
+
+/** Opens the version table, if there is to be one. */
+function coherenceOptions(options: DaemonOptions): CoherenceOptions | undefined {
+  const { coherence, versionTable, leaseMs, leaseMarginMs } = options
+  if (coherence === 'none' || versionTable === undefined) return undefined
+  try {
+    const tableFd = openTableFile(versionTable)
+    return { tableFd, tablePath: versionTable, leaseMs, marginMs: leaseMarginMs }
+  } catch (cause) {
+    throw new StartError(
+      `cannot use the version table ${versionTable}: ${cause instanceof Error ? cause.message : String(cause)}`,
+    )
+  }
 }
 
 /** Sets the soft limit, the hard one if asked; returns the soft limit. */

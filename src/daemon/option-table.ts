@@ -321,6 +321,30 @@ export const HEADINGS: readonly Heading[] = [
         help: 'listen again when the front end goes, instead of ending',
       },
       {
+        name: 'coherence',
+        takes: 'word',
+        value: 'none|strict',
+        help: 'strict: guests that share a version table see the changes of each other at once, and still cache (default none)',
+      },
+      {
+        name: 'version-table',
+        takes: 'word',
+        value: 'PATH',
+        help: 'file in /dev/shm by which the daemons of several guests keep these right; made if there is none',
+      },
+      {
+        name: 'lease-ms',
+        takes: 'word',
+        value: 'MS',
+        help: 'how long a guest may cache with --coherence=strict, 1 to 5000 (default 250)',
+      },
+      {
+        name: 'lease-margin-ms',
+        takes: 'word',
+        value: 'MS',
+        help: 'how much longer a change waits for it: a reply must reach the guest in less, 0 to 2500 (default 250)',
+      },
+      {
         name: 'dax-window',
         takes: 'word',
         value: 'SIZE',

@@ -3,6 +3,13 @@
  * is imported here: --help and a mistyped option answer at once.
  */
 import { CAP_DAC_READ_SEARCH } from '../../protocol/linux/constants.js'
+import {
+  type CoherenceMode,
+  DEFAULT_LEASE_MS,
+  DEFAULT_MARGIN_MS,
+  MAX_LEASE_MS,
+  MAX_MARGIN_MS,
+} from '../coherence/options.js'
 import { type DaxPolicy, SAFE_WINDOW_BYTES } from '../dax/options.js'
 import { IdTranslationError, parseTranslate } from '../filesystems/host/id-translation.js'
 import type { CacheMode } from '../filesystems/host/options.js'
@@ -33,6 +40,7 @@ const SECCOMP_ACTIONS: readonly SeccompAction[] = ['kill', 'log', 'trap', 'none'
 const INODE_FILE_HANDLES = ['never', 'prefer', 'mandatory', 'fallback'] as const
 const MIGRATION_MODES: readonly MigrationMode[] = ['find-paths', 'file-handles']
 const DAX_POLICIES: readonly DaxPolicy[] = ['never', 'sealed', 'exclusive', 'always']
+const COHERENCE_MODES: readonly CoherenceMode[] = ['none', 'strict']
 const MIGRATION_ON_ERROR: readonly MigrationOnError[] = ['abort', 'guest-error']
 
 const DEFAULT_POLL_US = 50
@@ -204,7 +212,39 @@ function processOptions(
       optionalNumber(given, 'metadata-cache', 0, MAX_METADATA_CACHE) ?? DEFAULT_METADATA_CACHE,
     reconnect: given.has('reconnect'),
     ...daxOptions(given, warnings),
+    ...coherenceOptions(given),
   }
+}
+
+function coherenceOptions(given: GivenOptions) {
+  const coherence = choice(given, 'coherence', COHERENCE_MODES) ?? 'none'
+  const versionTable = given.value('version-table')
+  if (coherence === 'none') {
+    for (const name of ['version-table', 'lease-ms', 'lease-margin-ms'])
+      if (given.value(name) !== undefined)
+        throw new UsageError(`--${name} has a meaning only with --coherence=strict`)
+  } else {
+    if (versionTable === undefined)
+      throw new UsageError(
+        '--coherence=strict needs --version-table PATH: a file in /dev/shm that the daemons of all guests of this directory name',
+      )
+    if ((given.value('cache') ?? 'auto').toLowerCase() !== 'auto')
+      throw new UsageError('--coherence=strict decides what is cached: leave --cache out')
+    if (given.has('writeback'))
+      throw new UsageError(
+        '--coherence=strict and --writeback exclude each other: a guest that keeps dirty pages keeps its own sizes and times',
+      )
+    if (given.value('dax-window') !== undefined)
+      throw new UsageError(
+        '--coherence=strict and --dax-window exclude each other: stores into the window are seen by no daemon',
+      )
+  }
+  return {
+    coherence,
+    versionTable,
+    leaseMs: optionalNumber(given, 'lease-ms', 1, MAX_LEASE_MS) ?? DEFAULT_LEASE_MS,
+    leaseMarginMs: optionalNumber(given, 'lease-margin-ms', 0, MAX_MARGIN_MS) ?? DEFAULT_MARGIN_MS,
+  } as const
 }
 
 function daxOptions(given: GivenOptions, warnings: string[]) {

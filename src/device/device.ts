@@ -3,14 +3,15 @@
  * take what the pool has finished, spin a little, sleep in `wait`. It never turns the event loop.
  */
 import type { FuseServer } from '../fuse/server.js'
-import { SUSPENDED, VIOLATION as FUSE_VIOLATION } from '../fuse/server.js'
+import { AGAIN, SUSPENDED, VIOLATION as FUSE_VIOLATION } from '../fuse/server.js'
 import { MAX_RINGS, native } from '../native/addon.js'
 import type { Context } from '../native/context.js'
 import type { RingSetup, StateDirection, VhostDevice } from '../vhost/device.js'
-import { OWN_JOBS } from '../vfs/filesystem.js'
+import { OWN_JOBS, type Waits } from '../vfs/filesystem.js'
 import type { Log } from '../vhost/log.js'
 import { type Chain, describeViolation } from '../virtio/chain.js'
 import { EMPTY, Virtqueue, VIOLATION } from '../virtio/virtqueue.js'
+import { type DeferredRequest, DeferredRequests } from './deferred.js'
 import { AdaptivePolling } from './polling.js'
 import { StateTransfer, type TransferLimits } from './state-transfer.js'
 
@@ -63,6 +64,8 @@ export class Device implements VhostDevice {
   readonly #log: Log
   readonly #polling: AdaptivePolling
   readonly #transfer: StateTransfer
+  readonly #waits: Waits | undefined
+  readonly #deferred = new DeferredRequests()
   readonly #callFds: Int32Array
   /** SignalKind of each call descriptor. */
   readonly #callKinds: Int32Array
@@ -83,6 +86,7 @@ export class Device implements VhostDevice {
     this.#context = context
     this.#chain = chain
     this.#server = server
+    this.#waits = server.fs.waits
     this.#log = options.log
     this.#polling = new AdaptivePolling(options.pollUs)
     this.#transfer = new StateTransfer(
@@ -138,9 +142,10 @@ export class Device implements VhostDevice {
   ringDown(index: number): number {
     const queue = this.queues[index]!
     this.#server.giveUpWaits(index)
-    while (this.#server.inFlight(index) > 0) {
-      this.#context.wait(-1, 0)
+    while (this.#server.inFlight(index) > 0 || this.#deferred.has(index)) {
+      this.#context.wait(this.#timedMs(), 0)
       this.#reap()
+      this.#upkeep()
     }
     this.#signal(index)
     const base = queue.stop()
@@ -192,6 +197,7 @@ export class Device implements VhostDevice {
   turn(mayWait = true): number {
     let worked = this.#serve()
     if (this.#reap()) worked = true
+    if (this.#waits !== undefined && this.#upkeep()) worked = true
     if (this.#transfer.active && this.#transfer.step()) worked = true
     // While there is work, the other descriptors have their turn now and then.
     if (worked) {
@@ -243,8 +249,40 @@ export class Device implements VhostDevice {
   #sleepMs(nowMs: number): number {
     const tidyMs = this.#server.fs.tidy(nowMs)
     if (this.#polledRings > 0) return POLLED_RING_MS
-    const { waitMs } = this.#transfer
-    return waitMs < 0 || (tidyMs >= 0 && tidyMs < waitMs) ? tidyMs : waitMs
+    return sooner(sooner(tidyMs, this.#transfer.waitMs), this.#timedMs())
+  }
+
+  /** Milliseconds until `upkeep` has something to do; -1: it has not. */
+  #timedMs(): number {
+    if (this.#waits === undefined) return -1
+    const again = this.#deferred.count > 0 ? this.#deferred.waitMs(performance.now()) : -1
+    return sooner(again, this.#waits.upkeepMs)
+  }
+
+  /** What is due by time. True when a request was handed in again. */
+  #upkeep(): boolean {
+    const waits = this.#waits
+    if (waits === undefined) return false
+    if (waits.upkeepMs === 0) waits.upkeep()
+    if (this.#deferred.count === 0) return false
+    const now = performance.now()
+    let worked = false
+    for (;;) {
+      const request = this.#deferred.take(now)
+      if (request === undefined) return worked
+      worked = true
+      this.#serveAgain(request, now)
+    }
+  }
+
+  #serveAgain({ queue: index, head, sinceMs }: DeferredRequest, now: number): void {
+    const queue = this.queues[index]!
+    this.#server.fs.renew()
+    const taken = queue.popAgain(head)
+    if (taken === EMPTY) return
+    if (taken === VIOLATION) this.#chainViolation(queue)
+    else this.#handle(queue, head, sinceMs, Math.max(now - sinceMs, 1))
+    this.#signal(index)
   }
 
   /** One batch of every ring. True when there was anything to do. */
@@ -274,15 +312,33 @@ export class Device implements VhostDevice {
         this.#chainViolation(queue)
         continue
       }
-      const written = this.#server.handle(index, head, this.#chain)
-      if (written === SUSPENDED) continue
-      if (written === FUSE_VIOLATION) this.#report(index, this.#server.violation)
-      queue.push(head, written === FUSE_VIOLATION ? 0 : written)
-      this.#answered = true
+      const answered = this.#handle(queue, head, 0, 0)
       // The first answer wakes a guest that sleeps, so that it works while the rest of the batch is done.
-      if (i === 0) this.#signal(index)
+      if (i === 0 && answered) this.#signal(index)
     }
     this.#signal(index)
+  }
+
+  /** Handles the request in the shared chain. False: it will be answered later. */
+  #handle(queue: Virtqueue, head: number, sinceMs: number, waitedMs: number): boolean {
+    const { index } = queue
+    const written = this.#server.handle(index, head, this.#chain, waitedMs)
+    if (written === SUSPENDED) return false
+    if (written === AGAIN) {
+      const now = performance.now()
+      const since = waitedMs === 0 ? now : sinceMs
+      this.#deferred.add({
+        queue: index,
+        head,
+        sinceMs: since,
+        dueMs: now + Math.max(this.#server.againMs, 1),
+      })
+      return false
+    }
+    if (written === FUSE_VIOLATION) this.#report(index, this.#server.violation)
+    queue.push(head, written === FUSE_VIOLATION ? 0 : written)
+    this.#answered = true
+    return true
   }
 
   #signal(index: number): void {
@@ -332,4 +388,9 @@ export class Device implements VhostDevice {
     this.#loggedAt.set(key, now)
     this.#log('warn', `queue ${index}: the guest broke the protocol: ${what}`)
   }
+}
+
+/** The sooner of two waits in milliseconds, of which -1 is none. */
+function sooner(one: number, other: number): number {
+  return one < 0 ? other : other < 0 ? one : Math.min(one, other)
 }

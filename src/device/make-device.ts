@@ -1,11 +1,11 @@
 /** Server and device on a file system: made in one place, so that those of a rehearsal have the same shapes. */
 import type { Window } from '../dax/window.js'
-import type { HostFileSystem } from '../filesystems/host/host-filesystem.js'
 import { TABLE_AT, TABLE_BYTES } from '../fuse/layout.js'
 import { wherePossible } from '../fuse/passthrough.js'
 import { FuseServer } from '../fuse/server.js'
 import type { SessionOptions } from '../fuse/session.js'
 import type { Context } from '../native/context.js'
+import type { FileSystem } from '../vfs/filesystem.js'
 import type { Log, LogLevel } from '../vhost/log.js'
 import { Chain } from '../virtio/chain.js'
 import { Device } from './device.js'
@@ -21,7 +21,7 @@ export interface DeviceSettings {
 
 export function makeDevice(
   context: Context,
-  fs: HostFileSystem,
+  fs: FileSystem,
   window: Window | undefined,
   settings: DeviceSettings,
   log: Log,

@@ -6,6 +6,9 @@
 import { parentPort, workerData } from 'node:worker_threads'
 import { errnoName } from '../../protocol/errno.js'
 import { Opcode } from '../../protocol/fuse/opcodes.js'
+import type { CoherenceOptions } from '../coherence/options.js'
+import { type Coherence, startCoherence } from '../coherence/start.js'
+import { VersionTableError } from '../coherence/version-table.js'
 import type { DaxOptions } from '../dax/options.js'
 import { FileWatcher } from '../dax/watcher.js'
 import { Window } from '../dax/window.js'
@@ -41,6 +44,8 @@ export interface ThreadOptions extends DeviceSettings {
   readonly host: HostOptions
   /** undefined: no window. */
   readonly dax?: DaxOptions | undefined
+  /** undefined: guests cache as `host.cache` says. */
+  readonly coherence?: CoherenceOptions | undefined
 }
 
 export type ThreadMessage =
@@ -92,10 +97,15 @@ function main(
     return
   }
   const rehearsal = new Rehearsal(context, options, stageChanges, log)
+  const coherence = options.coherence && coherent(context, fs, options.coherence, log)
+  if (typeof coherence === 'string') {
+    post({ type: 'ended', violation: coherence })
+    return
+  }
   do {
     const socketFd = accept(context, options, rehearsal)
     post({ type: 'connected' })
-    const violation = serve(context, fs, socketFd, options, log)
+    const violation = serve(context, fs, coherence, socketFd, options, log)
     native.closeFd(socketFd)
     post({ type: 'ended', violation })
   } while (options.reconnect)
@@ -103,16 +113,32 @@ function main(
   context.dispose()
 }
 
+/** Coherence over `fs`, or why it cannot be had. */
+function coherent(
+  context: Context,
+  fs: HostFileSystem,
+  options: CoherenceOptions,
+  log: Log,
+): Coherence | string {
+  try {
+    return startCoherence(context, fs, options, message => log('error', message))
+  } catch (cause) {
+    if (!(cause instanceof VersionTableError)) throw cause
+    return `cannot use the version table ${options.tablePath}: ${cause.message}`
+  }
+}
+
 /** Serves one front end; nothing of it is left afterwards. Returns how it broke the protocol, or ''. */
 function serve(
   context: Context,
   fs: HostFileSystem,
+  coherence: Coherence | undefined,
   socketFd: number,
   options: ThreadOptions,
   log: Log,
 ): string {
   const dax = options.dax && new Window(context, DAX_AT, fs.mappable, options.dax, log)
-  const { device, server } = makeDevice(context, fs, dax, options, log)
+  const { device, server } = makeDevice(context, coherence?.fs ?? fs, dax, options, log)
   native.setNonBlocking(socketFd, true)
   const session = new VhostUserSession(context, MESSAGE_AT, device, {
     socketFd,
@@ -146,6 +172,8 @@ function serve(
   )
   if (dax !== undefined)
     log('debug', `DAX: ${dax.summary()}; FUSE_READ ${server.requests[Opcode.FUSE_READ]}`)
+  if (coherence !== undefined)
+    log('debug', `coherence: ${JSON.stringify(coherence.leases.counters)}`)
   return session.violation
 }
 

@@ -25,6 +25,8 @@ export class FuseRequest implements Request {
   uid = 0
   gid = 0
   pid = 0
+  waitedMs = 0
+  token = -1
   umask = 0
   groupsAt = 0
   groupCount = -1
@@ -85,7 +87,8 @@ export class FuseRequest implements Request {
   }
 
   suspend(mayLast = false): number {
-    return this.#suspender.suspend(mayLast)
+    this.token = this.#suspender.suspend(mayLast)
+    return this.token
   }
 
   complete(token: number, outcome: number): void {

@@ -9,7 +9,7 @@ import { Errno } from '../../protocol/errno.js'
 import { OPCODE_LIMIT, Opcode, opcodeName } from '../../protocol/fuse/opcodes.js'
 import { fuse_in_header, fuse_write_in } from '../../protocol/fuse/structs.js'
 import type { Context } from '../native/context.js'
-import { type FileSystem, type Outcome, PENDING } from '../vfs/filesystem.js'
+import { DEFERRED, type FileSystem, type Outcome, PENDING } from '../vfs/filesystem.js'
 import type { Buffers } from './buffers.js'
 import { DirectIo, ORDINARY } from './direct-io.js'
 import { HEAD_BYTES, LATE_REPLY_AT, REPLY_AT, REQUEST_AT, REQUEST_BYTES } from './layout.js'
@@ -33,6 +33,8 @@ const EARLY_INTERRUPTS = 64
 export const SUSPENDED = -1
 /** `handle`: the guest broke the protocol so that no reply is possible; `violation` says how. */
 export const VIOLATION = -2
+/** `handle`: nothing was done; the same request wants to be handed in again after `againMs`. */
+export const AGAIN = -3
 
 export interface ServerOptions extends SessionOptions {
   /** Requests of a queue that may wait for what others do, so that room is left for others. */
@@ -109,6 +111,11 @@ export class FuseServer implements Suspender {
     this.#call = { fs, session: this.session, request: this.#request, buffers: NO_BUFFERS }
   }
 
+  /** After AGAIN: milliseconds until then. */
+  get againMs(): number {
+    return this.fs.waits?.againMs ?? 1
+  }
+
   /** Suspended requests of a queue. */
   inFlight(queue: number): number {
     return this.#inFlight[queue] ?? 0
@@ -116,9 +123,10 @@ export class FuseServer implements Suspender {
 
   /**
    * Handles one request of `queue`. Returns the bytes written to the writable buffers (0 when the
-   * opcode has no reply), SUSPENDED or VIOLATION. `head` is what `onComplete` gets back.
+   * opcode has no reply), SUSPENDED, AGAIN or VIOLATION. `head` is what `onComplete` gets back.
+   * `waitedMs`: since it was handed in first, when the answer then was AGAIN.
    */
-  handle(queue: number, head: number, buffers: Buffers): number {
+  handle(queue: number, head: number, buffers: Buffers, waitedMs = 0): number {
     const fault = this.#takeHeader(buffers)
     if (fault !== 0) return fault
     this.#queue = queue
@@ -133,7 +141,8 @@ export class FuseServer implements Suspender {
       }
     }
     const known = opcode < OPCODE_LIMIT
-    if (known) this.requests[opcode]!++
+    if (known && waitedMs === 0) this.requests[opcode]!++
+    this.#request.waitedMs = waitedMs
     const operation = known ? OPERATIONS[opcode] : undefined
     if (operation?.silent !== true && buffers.writeBytes < OUT_HEADER_BYTES)
       return this.#violate(
@@ -142,6 +151,7 @@ export class FuseServer implements Suspender {
     this.#call.buffers = buffers
     const outcome = operation === undefined ? -Errno.ENOSYS : this.#run(operation, buffers)
     if (outcome === PENDING && this.#suspended) return SUSPENDED
+    if (outcome === DEFERRED) return AGAIN
     if (operation?.silent === true) return 0
     return this.#reply(operation, outcome, buffers)
   }
@@ -344,6 +354,7 @@ export class FuseServer implements Suspender {
     const pending = this.#pending[token]
     if (pending === undefined) throw new Error(`request ${token} was answered twice`)
     this.#release(token, pending)
+    this.fs.waits?.completed(token)
     const written = this.#replyLate(pending, result)
     this.#sparePending.push(pending)
     this.#options.onComplete(pending.queue, pending.head, written)

@@ -162,6 +162,14 @@ export interface RawContext extends HotCalls {
   /** Sends arena bytes with the first `fdCount` of `fds`. Returns bytes or -errno; ETIMEDOUT when the peer does not take all of it within 5 s. */
   send(fd: number, arenaAt: number, bytes: number, fdCount: number): number
 
+  /**
+   * An ArrayBuffer over the first `bytes` bytes of `fd`, shared with every process that maps it, until
+   * `dispose`. Takes no ownership of `fd`. When somebody makes the file shorter, the whole view turns into
+   * zero bytes of this process' own. Errors (returned as a number): EINVAL no plain file, no bytes;
+   * EOVERFLOW the file ends before; ENOSPC too many mappings; errno of mmap.
+   */
+  mapShared(fd: number, bytes: number): ArrayBuffer | number
+
   /** An inotify descriptor, non-blocking and close-on-exec; the caller's. */
   inotifyInit(): number
   /** Watches the file behind `fd` for IN_MODIFY (data or size). The watch's id. ENOSPC: the limit of watches. */

@@ -14,18 +14,21 @@
  * may go. `destroy` takes all of them back.
  */
 import type { DaxWindow, MappableFiles } from './dax.js'
+import type { Identities } from './identities.js'
 import type { Migratable } from './migration.js'
 import type { Attributes, EntryReply, OpenReply, SetAttributes, StatfsReply } from './replies.js'
 import type { DirectorySink, LockRange, Name, Payload, Request, Span } from './request.js'
 
 /**
  * `>= 0`: the result (bytes where bytes are asked for, else 0). `< 0`: `-errno`, Linux numbers.
- * PENDING: the back end called `request.suspend()` and the result comes later.
+ * PENDING: the back end called `request.suspend()` and the result comes later. DEFERRED: see there.
  */
 export type Outcome = number
 
 /** Not an errno (those end at 4095): the request is answered later. */
 export const PENDING = -65536
+/** Nothing was done: hand the same request in again after `Waits.againMs`. Needs `FileSystem.waits`. */
+export const DEFERRED = -65537
 
 /** From here on the tokens of pool jobs are the back end's own (see `FileSystem.finished`). */
 export const OWN_JOBS = 2 ** 30
@@ -73,8 +76,23 @@ export interface Negotiated {
   readonly dax?: DaxWindow | undefined
 }
 
+/** What a file system that makes requests wait, or has something to do now and then, is to the device thread. */
+export interface Waits {
+  /** After DEFERRED: milliseconds, at least 1. */
+  readonly againMs: number
+  /** Milliseconds until `upkeep` wants to be called; -1: it need not be. */
+  readonly upkeepMs: number
+  upkeep(): void
+  /** A request that was suspended has its outcome, which the guest does not know yet. */
+  completed(token: number): void
+}
+
 export interface FileSystem {
   readonly capabilities: Capabilities
+  /** undefined: it never answers DEFERRED. */
+  readonly waits?: Waits | undefined
+  /** undefined: it cannot say which inodes it shows. */
+  readonly identities?: Identities | undefined
   /** How a guest takes its nodes and open files along to another daemon; undefined: it cannot. */
   readonly migration?: Migratable | undefined
   /** How files get into a DAX window; undefined: they cannot. */

@@ -84,6 +84,10 @@ export interface Request {
   readonly securityValue: Span
   /** READ: an attempt with RWF_NOWAIT has just found that the data must be waited for. */
   readonly begun: boolean
+  /** Milliseconds since the request was handed in first; above 0 it was DEFERRED before. */
+  readonly waitedMs: number
+  /** What `suspend` answered last. */
+  readonly token: number
   /** Scratch for raw kernel structs: SCRATCH_BYTES bytes of arena at this offset, free during the call. */
   readonly scratchAt: number
 

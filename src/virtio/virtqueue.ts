@@ -182,6 +182,15 @@ export class Virtqueue {
     return head
   }
 
+  /** Takes a chain into the shared `Chain` anew that `pop` has taken and nobody gave back. As `pop`. */
+  popAgain(head: number): number {
+    if (!this.up) return EMPTY
+    this.violation = this.#chain.walk(this.#table, this.#size, head, this.#indirect)
+    if (this.violation === ChainViolation.none) return head
+    this.violationHead = head
+    return VIOLATION
+  }
+
   /** Gives a chain back: `written` bytes of its writable part were filled, from the start. */
   push(head: number, written: number): void {
     if (!this.up) return

@@ -54,6 +54,10 @@ export const defaults: DaemonOptions = {
   reconnect: false,
   daxWindow: undefined,
   dax: 'never',
+  coherence: 'none',
+  versionTable: undefined,
+  leaseMs: 250,
+  leaseMarginMs: 250,
   warnings: [],
 }
 

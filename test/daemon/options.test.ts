@@ -173,6 +173,8 @@ test('every option has a case here or among the legacy forms', t => {
     ],
     // options-dax.test.ts
     ...['--dax-window', '--dax'],
+    // options-coherence.test.ts
+    ...['--coherence', '--version-table', '--lease-ms', '--lease-margin-ms'],
     ...['--help', '--version', '--print-capabilities', '--socket', '-o', '-d', '-f'],
   ]
   t.deepEqual(

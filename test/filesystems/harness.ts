@@ -43,6 +43,8 @@ const VALUE_AT = REQUEST_AT + 32768
 
 class TestRequest implements Request {
   readonly begun = false
+  readonly waitedMs = 0
+  readonly token = -1
   readonly context: Context
   uid = process.geteuid?.() ?? 0
   gid = process.getegid?.() ?? 0

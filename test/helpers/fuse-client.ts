@@ -17,6 +17,15 @@ const REQUEST_AT = BUFFERS_AT
 const TABLE_AT = BUFFERS_AT + 0x8_0000
 const REPLY_AT = BUFFERS_AT + 0x10_0000
 
+export interface RequestOptions {
+  readonly room?: number
+  readonly split?: number
+  readonly uid?: number
+  readonly gid?: number
+  readonly indirect?: boolean
+  readonly raw?: Uint8Array
+}
+
 export class FuseClient {
   readonly front: FrontEnd
   readonly ring: DriverRing
@@ -51,15 +60,22 @@ export class FuseClient {
     opcode: number,
     nodeid: number | bigint,
     body: Uint8Array = new Uint8Array(0),
-    options: {
-      room?: number
-      split?: number
-      uid?: number
-      gid?: number
-      indirect?: boolean
-      raw?: Uint8Array
-    } = {},
+    options: RequestOptions = {},
   ): FuseReply | undefined {
+    const head = this.send(opcode, nodeid, body, options)
+    const used = this.ring.waitUsed()
+    if (used === undefined) throw new Error(`opcode ${opcode}: no answer`)
+    if (used.head !== head) throw new Error(`opcode ${opcode}: another chain came back`)
+    return used.written === 0 ? undefined : this.reply(used.written)
+  }
+
+  /** Sends a request without waiting; the head of its chain. One at a time: the buffers are the same. */
+  send(
+    opcode: number,
+    nodeid: number | bigint,
+    body: Uint8Array = new Uint8Array(0),
+    options: RequestOptions = {},
+  ): number {
     const unique = this.#unique
     this.#unique += 2n
     const bytes =
@@ -78,11 +94,14 @@ export class FuseClient {
         ? this.ring.throughTable(TABLE_AT, buffers)
         : this.ring.direct(buffers)
     this.ring.offer(head)
-    const used = this.ring.waitUsed()
-    if (used === undefined) throw new Error(`opcode ${opcode}: no answer`)
-    if (used.head !== head) throw new Error(`opcode ${opcode}: another chain came back`)
-    if (used.written === 0) return undefined
-    return this.reply(used.written)
+    return head
+  }
+
+  /** After `send`: the reply, if it is there by now. */
+  take(): FuseReply | undefined {
+    this.front.pump()
+    const used = this.ring.takeUsed()[0]
+    return used === undefined ? undefined : this.reply(used.written)
   }
 
   reply(written: number): FuseReply {

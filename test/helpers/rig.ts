@@ -3,6 +3,8 @@ import { mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { ExecutionContext } from 'ava'
+import type { CoherenceOptions } from '../../src/coherence/options.js'
+import { type Coherence, startCoherence } from '../../src/coherence/start.js'
 import { Device, Token } from '../../src/device/device.js'
 import type { TransferLimits } from '../../src/device/state-transfer.js'
 import { HostChanges } from '../../src/filesystems/host/host-changes.js'
@@ -44,6 +46,8 @@ export interface RigOptions {
   readonly keepsMetadata?: boolean
   /** Longest spin; none by default. `pump` never spins: call `device.turn`. */
   readonly pollUs?: number
+  /** The guest shares the version table in this open file. */
+  readonly coherence?: Omit<CoherenceOptions, 'tablePath'>
 }
 
 /** What a rig asks of a back end. */
@@ -83,6 +87,7 @@ export class BaseRig<F extends RigFileSystem> {
   readonly folder: string
   readonly context: Context
   readonly fs: F
+  readonly coherence: Coherence | undefined
   readonly server: FuseServer
   readonly device: Device
   readonly session: VhostUserSession
@@ -105,7 +110,12 @@ export class BaseRig<F extends RigFileSystem> {
       if (level !== 'trace' && level !== 'debug') this.log.push(`${level}: ${message}`)
     }
     const window = parts.makeWindow?.(this.context, this.fs, log)
-    this.server = new FuseServer(this.context, this.fs, {
+    this.coherence =
+      options.coherence &&
+      startCoherence(this.context, this.fs, { ...options.coherence, tablePath: 'table' }, message =>
+        this.log.push(`error: ${message}`),
+      )
+    this.server = new FuseServer(this.context, this.coherence?.fs ?? this.fs, {
       ...DEFAULT_SESSION_OPTIONS,
       ...options.fuse,
       window: window?.dax,

@@ -42,6 +42,7 @@ import * as directory from './directory.js'
 import * as namespace from './namespace.js'
 import type { HostChanges } from './host-changes.js'
 import { FORBIDDEN_ID } from './id-translation.js'
+import { HostIdentities } from './identities.js'
 import type { MetadataCache } from './metadata-cache.js'
 import type { HostNode } from './node.js'
 import { HostMigration } from './migration.js'
@@ -71,6 +72,7 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
   override readonly capabilities: Capabilities
   readonly migration: Migratable
   readonly mappable: MappableFiles
+  readonly identities: HostIdentities
   readonly #host: HostState
   readonly #context: Context
   #startFault = ''
@@ -90,6 +92,7 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
     this.#context = context
     this.#host = new HostState(context, scratchAt, options, changes)
     this.migration = new HostMigration(this.#host)
+    this.identities = new HostIdentities(this.#host)
     this.mappable = {
       owned: false,
       open: nodeid => this.#openToMap(nodeid),

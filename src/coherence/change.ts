@@ -1,0 +1,33 @@
+/** One operation that changes inodes, and where it stands. */
+import { InodeKey, NO_INODE } from '../vfs/identities.js'
+
+/** Inodes that one operation changes: RENAME, two directories and two files. */
+export const MOST_KEYS = 4
+
+/** One operation that changes inodes: which ones, and their slots while it is under way. */
+export class Change {
+  readonly keys: readonly InodeKey[] = Array.from({ length: MOST_KEYS }, () => new InodeKey())
+  /** Nodeids of these inodes, 0 where there is none. */
+  readonly nodeids = new Float64Array(MOST_KEYS)
+  readonly slots = new Int32Array(MOST_KEYS)
+  /** Where there is no slot for the inode: the bucket whose guard keeps others from getting one, and the guard. */
+  readonly buckets = new Int32Array(MOST_KEYS)
+  readonly guards = new Int32Array(MOST_KEYS)
+  /** Versions before and after: `after` is 0 where somebody else changed the inode meanwhile. */
+  readonly before = new Int32Array(MOST_KEYS)
+  readonly after = new Int32Array(MOST_KEYS)
+  /** Inodes in use. */
+  count = 0
+  /** What files hold changes, or may. */
+  data = false
+
+  /** The next key, to be filled; `took` follows. */
+  next(): InodeKey {
+    return this.keys[this.count]!
+  }
+
+  /** What Identities answered for the key. */
+  took(nodeid: number): void {
+    if (nodeid !== NO_INODE) this.nodeids[this.count++] = nodeid
+  }
+}

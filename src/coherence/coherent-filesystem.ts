@@ -1,0 +1,468 @@
+/**
+ * Coherence between guests (--coherence=strict), as a layer over a back end: replies get the timeouts that
+ * the guest has leases for, and changes wait for the leases of other guests. See leases.ts.
+ *
+ * A request that changes something is handed on when its inodes are free, and else answered DEFERRED,
+ * before anything is done: it comes again, from the start, when it is due.
+ */
+import { Errno } from '../../protocol/errno.js'
+import {
+  FS_IOC_ENABLE_VERITY,
+  FS_IOC_FSSETXATTR,
+  FS_IOC_SETFLAGS,
+  O_TRUNC,
+} from '../../protocol/linux/constants.js'
+import { DEFERRED, type FileSystem, type Negotiated, type Outcome } from '../vfs/filesystem.js'
+import { ForwardingFileSystem } from '../vfs/forwarding.js'
+import { type Identities, InodeKey, NO_INODE } from '../vfs/identities.js'
+import type { Attributes, EntryReply, OpenReply, SetAttributes } from '../vfs/replies.js'
+import type { DirectorySink, Name, Payload, Request, Span } from '../vfs/request.js'
+import type { Change } from './change.js'
+import { FileMemories } from './file-memory.js'
+import type { Leases } from './leases.js'
+import { LeasingSink } from './leasing-sink.js'
+import { OngoingChanges } from './ongoing-changes.js'
+
+export class CoherentFileSystem extends ForwardingFileSystem {
+  override readonly waits: OngoingChanges
+  readonly #leases: Leases
+  readonly #identities: Identities
+  readonly #files = new FileMemories()
+  readonly #sink: LeasingSink
+  readonly #validSec: number
+  readonly #validNsec: number
+  readonly #key = new InodeKey()
+
+  /** `inner` has `identities`. */
+  constructor(inner: FileSystem, leases: Leases) {
+    super(inner)
+    this.#leases = leases
+    this.#identities = inner.identities!
+    this.waits = new OngoingChanges(leases, this.#identities, this.#files)
+    this.#validSec = Math.floor(leases.leaseMs / 1000)
+    this.#validNsec = Math.round((leases.leaseMs % 1000) * 1e6)
+    this.#sink = new LeasingSink((entry, dirLeased, looked) =>
+      this.#fillEntry(entry, dirLeased, looked, undefined),
+    )
+  }
+
+  override init(negotiated: Negotiated): void {
+    this.#files.clear()
+    this.inner.init(negotiated)
+  }
+
+  /** What the back end keeps it looks at again after this, and grants are for what is as good as that. */
+  override renew(): void {
+    this.#leases.pin()
+    this.inner.renew()
+  }
+
+  override destroy(): void {
+    this.#files.clear()
+    this.inner.destroy()
+  }
+
+  // --- replies --------------------------------------------------------------------------------------------
+
+  /** Time limits for attributes of `nodeid`, seen after `looked`; `own`: as the answer to that change. */
+  #fillAttributes(nodeid: number, attr: Attributes, looked: number, own: Change | undefined): void {
+    const key = this.#key
+    let leased = this.#identities.ofNode(nodeid, key) !== NO_INODE
+    if (leased && this.#files.has(nodeid)) {
+      const now = this.#leases.versionOf(key)
+      const version = own !== undefined ? own.before[0]! : ((now - looked) | 0) <= 0 ? now : 0
+      // Its own change is counted already.
+      const dataCount = (this.#leases.dataCount - (own?.data === true ? 1 : 0)) & 511
+      leased = !this.#files.reported(nodeid, version, dataCount, attr)
+    }
+    this.#limit(attr, leased && this.#leases.grant(key, looked, own !== undefined))
+  }
+
+  #limit(attr: Attributes, leased: boolean): void {
+    attr.validSec = leased ? this.#validSec : 0
+    attr.validNsec = leased ? this.#validNsec : 0
+  }
+
+  #fillEntry(entry: EntryReply, dirLeased: boolean, looked: number, own: Change | undefined): void {
+    entry.entryValidSec = dirLeased ? this.#validSec : 0
+    entry.entryValidNsec = dirLeased ? this.#validNsec : 0
+    // In a directory that others are changing, what is new changes soon again.
+    if (dirLeased) this.#fillAttributes(entry.nodeid, entry.attr, looked, own)
+    else this.#limit(entry.attr, false)
+  }
+
+  #leaseDirectory(nodeid: number, looked: number, own: boolean): boolean {
+    return (
+      this.#identities.ofNode(nodeid, this.#key) !== NO_INODE &&
+      this.#leases.grant(this.#key, looked, own)
+    )
+  }
+
+  override lookup(request: Request, parent: number, name: Name, entry: EntryReply): Outcome {
+    const looked = this.#leases.look()
+    const outcome = this.inner.lookup(request, parent, name, entry)
+    if (outcome < 0 && outcome !== -Errno.ENOENT) return outcome
+    const leased = this.#leaseDirectory(parent, looked, false)
+    if (outcome >= 0) {
+      this.#fillEntry(entry, leased, looked, undefined)
+      return outcome
+    }
+    if (!leased) return outcome
+    // That there is no such name may be cached as well.
+    entry.nodeid = 0
+    entry.generation = 0
+    entry.entryValidSec = this.#validSec
+    entry.entryValidNsec = this.#validNsec
+    return 0
+  }
+
+  override getattr(request: Request, nodeid: number, fh: number, attr: Attributes): Outcome {
+    const looked = this.#leases.look()
+    const outcome = this.inner.getattr(request, nodeid, fh, attr)
+    if (outcome >= 0) this.#fillAttributes(nodeid, attr, looked, undefined)
+    return outcome
+  }
+
+  override readdir(
+    request: Request,
+    nodeid: number,
+    fh: number,
+    cookieLow: number,
+    cookieHigh: number,
+    sink: DirectorySink,
+  ): Outcome {
+    if (!sink.plus) return this.inner.readdir(request, nodeid, fh, cookieLow, cookieHigh, sink)
+    const looked = this.#leases.look()
+    const key = this.#key
+    // Asked for before the names are read; whether it holds shows with each of them.
+    const leased =
+      this.#identities.ofHandle(fh, key) !== NO_INODE && this.#leases.grant(key, looked, false)
+    this.#sink.begin(sink, leased, looked)
+    return this.inner.readdir(request, nodeid, fh, cookieLow, cookieHigh, this.#sink)
+  }
+
+  override forget(nodeid: number, nlookup: number): void {
+    this.inner.forget(nodeid, nlookup)
+    if (this.#files.has(nodeid) && this.#identities.ofNode(nodeid, this.#key) === NO_INODE)
+      this.#files.forget(nodeid)
+  }
+
+  // --- changes --------------------------------------------------------------------------------------------
+
+  /** Announces `change`. False: the request is DEFERRED. Else `OngoingChanges.done` follows. */
+  #begin(request: Request, change: Change): boolean {
+    if (!this.waits.begin(request, change)) return false
+    // The answer is to be of what is there now, the change itself included.
+    this.renew()
+    return true
+  }
+
+  override setattr(
+    request: Request,
+    nodeid: number,
+    fh: number,
+    set: SetAttributes,
+    attr: Attributes,
+  ): Outcome {
+    const change = this.waits.make(set.setSize)
+    this.waits.addNode(change, nodeid)
+    if (!this.#begin(request, change)) return DEFERRED
+    const looked = this.#leases.look()
+    const outcome = this.inner.setattr(request, nodeid, fh, set, attr)
+    if (outcome >= 0)
+      this.#fillAttributes(nodeid, attr, looked, change.count > 0 ? change : undefined)
+    return this.waits.done(request, outcome)
+  }
+
+  /** An operation that makes a name in `parent`, for which `entry` is the answer. */
+  #named(
+    request: Request,
+    change: Change,
+    looked: number,
+    parent: number,
+    outcome: Outcome,
+    entry: EntryReply,
+  ): Outcome {
+    if (outcome >= 0)
+      this.#fillEntry(
+        entry,
+        this.#leaseDirectory(parent, looked, change.count > 0),
+        looked,
+        undefined,
+      )
+    return this.waits.done(request, outcome)
+  }
+
+  override mknod(
+    request: Request,
+    parent: number,
+    name: Name,
+    mode: number,
+    major: number,
+    minor: number,
+    entry: EntryReply,
+  ): Outcome {
+    const change = this.waits.make(false)
+    this.waits.addNode(change, parent)
+    if (!this.#begin(request, change)) return DEFERRED
+    const looked = this.#leases.look()
+    const outcome = this.inner.mknod(request, parent, name, mode, major, minor, entry)
+    return this.#named(request, change, looked, parent, outcome, entry)
+  }
+
+  override mkdir(
+    request: Request,
+    parent: number,
+    name: Name,
+    mode: number,
+    entry: EntryReply,
+  ): Outcome {
+    const change = this.waits.make(false)
+    this.waits.addNode(change, parent)
+    if (!this.#begin(request, change)) return DEFERRED
+    const looked = this.#leases.look()
+    const outcome = this.inner.mkdir(request, parent, name, mode, entry)
+    return this.#named(request, change, looked, parent, outcome, entry)
+  }
+
+  override symlink(
+    request: Request,
+    parent: number,
+    name: Name,
+    target: Name,
+    entry: EntryReply,
+  ): Outcome {
+    const change = this.waits.make(false)
+    this.waits.addNode(change, parent)
+    if (!this.#begin(request, change)) return DEFERRED
+    const looked = this.#leases.look()
+    const outcome = this.inner.symlink(request, parent, name, target, entry)
+    return this.#named(request, change, looked, parent, outcome, entry)
+  }
+
+  override link(
+    request: Request,
+    nodeid: number,
+    newParent: number,
+    newName: Name,
+    entry: EntryReply,
+  ): Outcome {
+    const change = this.waits.make(false)
+    this.waits.addNode(change, newParent)
+    this.waits.addNode(change, nodeid)
+    if (!this.#begin(request, change)) return DEFERRED
+    const looked = this.#leases.look()
+    const outcome = this.inner.link(request, nodeid, newParent, newName, entry)
+    return this.#named(request, change, looked, newParent, outcome, entry)
+  }
+
+  override unlink(request: Request, parent: number, name: Name): Outcome {
+    const change = this.waits.make(false)
+    this.waits.addNode(change, parent)
+    this.waits.addName(change, parent, name)
+    if (!this.#begin(request, change)) return DEFERRED
+    return this.waits.done(request, this.inner.unlink(request, parent, name))
+  }
+
+  override rmdir(request: Request, parent: number, name: Name): Outcome {
+    const change = this.waits.make(false)
+    this.waits.addNode(change, parent)
+    this.waits.addName(change, parent, name)
+    if (!this.#begin(request, change)) return DEFERRED
+    return this.waits.done(request, this.inner.rmdir(request, parent, name))
+  }
+
+  override rename(
+    request: Request,
+    parent: number,
+    name: Name,
+    newParent: number,
+    newName: Name,
+    flags: number,
+  ): Outcome {
+    const change = this.waits.make(false)
+    this.waits.addNode(change, parent)
+    if (newParent !== parent) this.waits.addNode(change, newParent)
+    this.waits.addName(change, parent, name)
+    this.waits.addName(change, newParent, newName)
+    if (!this.#begin(request, change)) return DEFERRED
+    const outcome = this.inner.rename(request, parent, name, newParent, newName, flags)
+    return this.waits.done(request, outcome)
+  }
+
+  /** The version of a file about to be opened; 0: it cannot be told later whether it has changed. */
+  #track(nodeid: number): number {
+    const known = this.#identities.ofNode(nodeid, this.#key) !== NO_INODE
+    return known ? this.#leases.track(this.#key) : 0
+  }
+
+  override open(
+    request: Request,
+    nodeid: number,
+    flags: number,
+    killSuid: boolean,
+    opened: OpenReply,
+  ): Outcome {
+    if ((flags & O_TRUNC) === 0) {
+      const version = this.#track(nodeid)
+      const { dataCount } = this.#leases
+      const outcome = this.inner.open(request, nodeid, flags, killSuid, opened)
+      // Nobody may write past this.
+      opened.direct.writes = false
+      // The back end may know it from the host: no change of anybody's.
+      if (outcome >= 0 && this.#files.opened(nodeid, version, dataCount)) opened.keepCache = true
+      return outcome
+    }
+    const change = this.waits.make(true)
+    this.waits.addNode(change, nodeid)
+    if (!this.#begin(request, change)) return DEFERRED
+    const outcome = this.inner.open(request, nodeid, flags, killSuid, opened)
+    opened.direct.writes = false
+    // The cut itself is the guest's own change.
+    if (outcome >= 0) {
+      const version = change.count > 0 ? change.before[0]! : 0
+      this.#track(nodeid)
+      this.#files.opened(nodeid, version, (this.#leases.dataCount - 1) & 511)
+    }
+    return this.waits.done(request, outcome)
+  }
+
+  override create(
+    request: Request,
+    parent: number,
+    name: Name,
+    flags: number,
+    mode: number,
+    killSuid: boolean,
+    entry: EntryReply,
+    opened: OpenReply,
+  ): Outcome {
+    const change = this.waits.make(true)
+    this.waits.addNode(change, parent)
+    // Somebody else may have been first; then O_TRUNC is about what he has made.
+    if ((flags & O_TRUNC) !== 0) this.waits.addName(change, parent, name)
+    if (!this.#begin(request, change)) return DEFERRED
+    const looked = this.#leases.look()
+    const outcome = this.inner.create(request, parent, name, flags, mode, killSuid, entry, opened)
+    opened.direct.writes = false
+    if (outcome >= 0) {
+      opened.keepCache = false
+      const version = this.#track(entry.nodeid)
+      this.#files.opened(entry.nodeid, version, this.#leases.dataCount)
+    }
+    return this.#named(request, change, looked, parent, outcome, entry)
+  }
+
+  override tmpfile(
+    request: Request,
+    parent: number,
+    flags: number,
+    mode: number,
+    entry: EntryReply,
+    opened: OpenReply,
+  ): Outcome {
+    const looked = this.#leases.look()
+    const outcome = this.inner.tmpfile(request, parent, flags, mode, entry, opened)
+    opened.direct.writes = false
+    if (outcome >= 0) this.#fillAttributes(entry.nodeid, entry.attr, looked, undefined)
+    return outcome
+  }
+
+  override write(
+    request: Request,
+    nodeid: number,
+    fh: number,
+    offset: number,
+    from: Payload,
+    killSuid: boolean,
+    fromCache: boolean,
+  ): Outcome {
+    const change = this.waits.make(true)
+    this.waits.addHandle(change, fh)
+    if (!this.#begin(request, change)) return DEFERRED
+    const outcome = this.inner.write(request, nodeid, fh, offset, from, killSuid, fromCache)
+    return this.waits.done(request, outcome)
+  }
+
+  override fallocate(
+    request: Request,
+    nodeid: number,
+    fh: number,
+    offset: number,
+    length: number,
+    mode: number,
+  ): Outcome {
+    const change = this.waits.make(true)
+    this.waits.addHandle(change, fh)
+    if (!this.#begin(request, change)) return DEFERRED
+    const outcome = this.inner.fallocate(request, nodeid, fh, offset, length, mode)
+    return this.waits.done(request, outcome)
+  }
+
+  override copyFileRange(
+    request: Request,
+    nodeidIn: number,
+    fhIn: number,
+    offsetIn: number,
+    nodeidOut: number,
+    fhOut: number,
+    offsetOut: number,
+    length: number,
+  ): Outcome {
+    const change = this.waits.make(true)
+    this.waits.addHandle(change, fhOut)
+    if (!this.#begin(request, change)) return DEFERRED
+    const outcome = this.inner.copyFileRange(
+      request,
+      nodeidIn,
+      fhIn,
+      offsetIn,
+      nodeidOut,
+      fhOut,
+      offsetOut,
+      length,
+    )
+    return this.waits.done(request, outcome)
+  }
+
+  override ioctl(
+    request: Request,
+    nodeid: number,
+    fh: number,
+    command: number,
+    input: Span,
+    out: Span,
+  ): Outcome {
+    const changes =
+      command === FS_IOC_SETFLAGS ||
+      command === FS_IOC_FSSETXATTR ||
+      command === FS_IOC_ENABLE_VERITY
+    if (!changes) return this.inner.ioctl(request, nodeid, fh, command, input, out)
+    const change = this.waits.make(false)
+    this.waits.addHandle(change, fh)
+    if (!this.#begin(request, change)) return DEFERRED
+    return this.waits.done(request, this.inner.ioctl(request, nodeid, fh, command, input, out))
+  }
+
+  override setxattr(
+    request: Request,
+    nodeid: number,
+    name: Name,
+    value: Span,
+    flags: number,
+    killSgid: boolean,
+  ): Outcome {
+    const change = this.waits.make(false)
+    this.waits.addNode(change, nodeid)
+    if (!this.#begin(request, change)) return DEFERRED
+    const outcome = this.inner.setxattr(request, nodeid, name, value, flags, killSgid)
+    return this.waits.done(request, outcome)
+  }
+
+  override removexattr(request: Request, nodeid: number, name: Name): Outcome {
+    const change = this.waits.make(false)
+    this.waits.addNode(change, nodeid)
+    if (!this.#begin(request, change)) return DEFERRED
+    return this.waits.done(request, this.inner.removexattr(request, nodeid, name))
+  }
+}

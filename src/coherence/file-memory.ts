@@ -1,0 +1,85 @@
+/**
+ * What a guest may have of a file in its page cache, and how it learns that this is out of date.
+ *
+ * Linux drops the pages of a file when it is opened, unless the reply says FOPEN_KEEP_CACHE; and, with
+ * FUSE_AUTO_INVAL_DATA, when attributes show another size or mtime than those it has (fs/fuse/inode.c,
+ * fuse_change_attributes; every read fetches attributes whose time is over). The version in the table tells
+ * when pages may be kept. And it tells when data has changed and mtime has not, as somebody set it back or
+ * two changes fell into one tick of the file system's clock: then one reply has an mtime that is a
+ * nanosecond off, and is not cached.
+ */
+import type { Attributes } from '../vfs/replies.js'
+
+/** Of one file that the guest has opened. */
+class FileMemory {
+  /** All that the guest has cached of the file is of this version; 0: unknown. */
+  version = 0
+  /** What Leases.dataCount was then. */
+  dataCount = 0
+  sizeBytes = -1
+  mtimeSec = 0
+  mtimeNsec = 0
+}
+
+export class FileMemories {
+  readonly #files = new Map<number, FileMemory>()
+
+  get size(): number {
+    return this.#files.size
+  }
+
+  clear(): void {
+    this.#files.clear()
+  }
+
+  has(nodeid: number): boolean {
+    return this.#files.has(nodeid)
+  }
+
+  forget(nodeid: number): void {
+    this.#files.delete(nodeid)
+  }
+
+  /** The guest opens the file, which has (at least) `version` now: whether it may keep what it has cached. */
+  opened(nodeid: number, version: number, dataCount: number): boolean {
+    let file = this.#files.get(nodeid)
+    if (file === undefined) {
+      file = new FileMemory()
+      this.#files.set(nodeid, file)
+    }
+    const same = version !== 0 && file.version === version
+    file.version = version
+    file.dataCount = dataCount
+    return same
+  }
+
+  /** A change of the guest's own took the file from version `from` to `to`, and was counted: its cache went along. */
+  changedByGuest(nodeid: number, from: number, to: number, counted: number): void {
+    const file = this.#files.get(nodeid)
+    if (file === undefined || from === 0 || file.version !== from) return
+    file.version = to
+    file.dataCount = (file.dataCount + counted) & 511
+  }
+
+  /**
+   * Attributes are about to go to the guest that were seen when the file had `version` (0: it is not known)
+   * or a newer one. True: they must not be cached; `attr` was changed so that the guest drops the data it has.
+   */
+  reported(nodeid: number, version: number, dataCount: number, attr: Attributes): boolean {
+    const file = this.#files.get(nodeid)
+    if (file === undefined) return false
+    const changed = version !== 0 && version !== file.version && dataCount !== file.dataCount
+    const shows =
+      attr.sizeBytes !== file.sizeBytes ||
+      attr.mtimeSec !== file.mtimeSec ||
+      attr.mtimeNsec !== file.mtimeNsec
+    const hidden = changed && !shows
+    if (hidden) attr.mtimeNsec ^= 1
+    file.version = version
+    if (version !== 0) file.dataCount = dataCount
+    file.sizeBytes = attr.sizeBytes
+    file.mtimeSec = attr.mtimeSec
+    file.mtimeNsec = attr.mtimeNsec
+    return hidden
+  }
+}

@@ -1,0 +1,440 @@
+/**
+ * Leases: what guests may answer from their caches, and what changes wait for. Pure logic over the shared
+ * table; the clock is handed in.
+ *
+ * A reply that carries attributes or a name is a promise: for its timeouts the guest may act as if nothing
+ * changed. `grant` writes the promise into the inode's slot; a change by another guest first announces
+ * itself, which ends the granting, waits until the promises have ended (`begin`), and counts when it is
+ * done (`end`). One lease of an inode covers its attributes, its data and, of a directory, every name in
+ * it, there or not.
+ *
+ * Why nothing slips between: who takes a lease writes it and then looks for changes; who changes announces
+ * that and then looks for leases. All of these are sequentially consistent, so at least one of the two sees
+ * the other. Changes that came and went between the look at the file and the lease show by the version.
+ *
+ * An inode that somebody else has changed gets no lease until it was left alone for a while (QUIET_MS, and
+ * double that for each time a change still had to wait for a lease): what is shared all the time is asked
+ * for each time, and costs its writers nothing.
+ */
+import {
+  dataCountOf,
+  HOST,
+  levelOf,
+  MANY,
+  MOST_AHEAD,
+  NONE,
+  ownerOf,
+  pack,
+  packConflict,
+  Slot,
+  TICK_MS,
+  tickOf,
+  ticksFor,
+  ticksLeft,
+  ticksSince,
+} from '../../protocol/version-table/layout.js'
+import type { InodeKey } from '../vfs/identities.js'
+import type { Change } from './change.js'
+import { FULL, type VersionTable } from './version-table.js'
+
+/** How long an inode must be left alone by others before a guest may cache it. */
+export const QUIET_MS = 500
+/** That time doubles so often at most: 16 s. */
+const MOST_LEVELS = 5
+/** A change that is announced and not renewed ends by itself: its daemon is gone. */
+export const CHANGE_MS = 4000
+/** Meanwhile it is renewed so often. */
+const RENEW_MS = 500
+/** `begin` says to look again when the table has no slot to spare right now. */
+const AGAIN_MS = TICK_MS
+
+export interface LeaseOptions {
+  /** The number of this guest in the table. */
+  readonly guest: number
+  /** How long a guest may cache. */
+  readonly leaseMs: number
+  /** What a lease lasts longer than that: see `Coherence` in the README for what must fit. */
+  readonly marginMs: number
+  /** Milliseconds of CLOCK_MONOTONIC, the same for all processes of the host. */
+  readonly nowMs: () => number
+  /** QUIET_MS, but for tests. */
+  readonly quietMs?: number
+  /** Called once, when the table turns out to be damaged: from then on there are no leases and no waits. */
+  readonly onDamage: () => void
+}
+
+export interface LeaseCounters {
+  granted: number
+  /** No lease: a change is under way, or others have changed it lately. */
+  refused: number
+  /** No lease: no slot. */
+  unplaced: number
+  changes: number
+  /** Changes that had to wait for another guest's lease. */
+  conflicts: number
+  /** Changes that went ahead though leases were there: the table is hostile, or very full. */
+  forced: number
+}
+
+export class Leases {
+  readonly counters: LeaseCounters = {
+    granted: 0,
+    refused: 0,
+    unplaced: 0,
+    changes: 0,
+    conflicts: 0,
+    forced: 0,
+  }
+  readonly leaseMs: number
+  readonly #table: VersionTable
+  readonly #guest: number
+  readonly #leaseTicks: number
+  readonly #nowMs: () => number
+  readonly #quietBaseMs: number
+  readonly #onDamage: () => void
+  /** Own changes under way, by slot. */
+  readonly #active = new Map<number, number>()
+  #renewedAt = 0
+  #pinned = false
+  #pinnedAt = 0
+  #damaged = false
+
+  constructor(table: VersionTable, options: LeaseOptions) {
+    this.#table = table
+    this.#guest = options.guest
+    this.leaseMs = options.leaseMs
+    this.#leaseTicks = Math.min(ticksFor(options.leaseMs + options.marginMs), MOST_AHEAD)
+    this.#nowMs = options.nowMs
+    this.#quietBaseMs = options.quietMs ?? QUIET_MS
+    this.#onDamage = options.onDamage
+  }
+
+  /** The table was overwritten or cut short: guests cache nothing any more, and others may see changes late. */
+  get damaged(): boolean {
+    if (!this.#damaged && !this.#table.intact) {
+      this.#damaged = true
+      this.#onDamage()
+    }
+    return this.#damaged
+  }
+
+  get #now(): number {
+    return tickOf(this.#nowMs())
+  }
+
+  /** Before a file is looked at whose attributes shall get a lease: what `grant` is given. */
+  look(): number {
+    return this.#pinned ? this.#pinnedAt : this.#table.clock
+  }
+
+  /**
+   * From here on `look` answers as of the last call of this. For a back end that answers from attributes it has
+   * kept: they are as good as at the moment when it last read who has changed what, and that must come after.
+   */
+  pin(): void {
+    this.#pinnedAt = this.#table.clock
+    this.#pinned = true
+  }
+
+  /**
+   * Gives this guest a lease on what it saw of `key` after `looked`. `own`: the answer belongs to this
+   * guest's own change of that inode, which is under way. False: none, the guest must not cache.
+   */
+  grant(key: InodeKey, looked: number, own: boolean): boolean {
+    if (this.damaged) return false
+    const table = this.#table
+    const now = this.#now
+    table.seek(key)
+    const found = table.find()
+    const slot = found >= 0 ? found : table.insert(now)
+    if (slot < 0) {
+      this.counters.unplaced++
+      return false
+    }
+    if (!this.#mayCache(slot, now, own)) {
+      this.counters.refused++
+      return false
+    }
+    this.#publish(slot, now)
+    // From here on a change that begins waits for us. What began before shows now.
+    const ok =
+      table.belongs(slot) && !this.#isChanging(slot, now, own) && this.#unchanged(slot, looked, own)
+    if (ok) this.counters.granted++
+    else this.counters.refused++
+    return ok
+  }
+
+  #isChanging(slot: number, now: number, own: boolean): boolean {
+    const change = this.#table.word(slot, Slot.change)
+    if (ticksLeft(change, now) === 0) return false
+    return !own || ownerOf(change) !== this.#guest || this.#active.get(slot) !== 1
+  }
+
+  #mayCache(slot: number, now: number, own: boolean): boolean {
+    const change = this.#table.word(slot, Slot.change)
+    const owner = ownerOf(change)
+    if (ticksLeft(change, now) > 0) return !this.#isChanging(slot, now, own)
+    if (owner === this.#guest || owner === NONE) return true
+    return ticksSince(change, now) >= ticksFor(this.#quietMs(slot, now))
+  }
+
+  #quietMs(slot: number, now: number): number {
+    return this.#quietBaseMs << this.#level(slot, now)
+  }
+
+  /** How often changes had to wait: forgotten when there was none for four times the quiet time it asks for. */
+  #level(slot: number, now: number): number {
+    const conflict = this.#table.word(slot, Slot.conflict)
+    const level = Math.min(levelOf(conflict), MOST_LEVELS)
+    return ticksSince(conflict, now) <= ticksFor((this.#quietBaseMs << level) * 4) ? level : 0
+  }
+
+  /** Makes the slot say that this guest has a lease from now on. */
+  #publish(slot: number, now: number): void {
+    const table = this.#table
+    for (;;) {
+      const old = table.word(slot, Slot.lease)
+      const left = ticksLeft(old, now)
+      const owner = left === 0 || ownerOf(old) === this.#guest ? this.#guest : MANY
+      const ticks = Math.max(left, this.#leaseTicks)
+      if (table.swap(slot, Slot.lease, old, pack(owner, now + ticks))) return
+    }
+  }
+
+  #unchanged(slot: number, looked: number, own: boolean): boolean {
+    const table = this.#table
+    const version = table.word(slot, Slot.version)
+    // Nobody but us has changed it: `#isChanging` has seen to that.
+    if (own && this.#active.get(slot) === 1) return true
+    if (((version - looked) | 0) <= 0) return true
+    // A version that the clock has not reached is 2^31 changes old.
+    const { clock } = table
+    if (((version - clock) | 0) > 0) table.swap(slot, Slot.version, version, clock)
+    return false
+  }
+
+  /** After `versionOf` or `track`: of that inode, a number that changes with its data, 0 to 511. */
+  dataCount = 0
+
+  /** The version of `key`; 0 when it is not known. */
+  versionOf(key: InodeKey): number {
+    this.#table.seek(key)
+    return this.#versionAt(this.#table.find())
+  }
+
+  /**
+   * As `versionOf`, but makes sure that the inode has a slot from now on: without one a later change
+   * would not show.
+   */
+  track(key: InodeKey): number {
+    this.#table.seek(key)
+    return this.#versionAt(this.#table.insert(this.#now))
+  }
+
+  #versionAt(slot: number): number {
+    if (slot < 0) return 0
+    // A change makes a new version first, then counts: read in this order the count is never newer than that.
+    this.dataCount = dataCountOf(this.#table.word(slot, Slot.conflict))
+    return this.#table.word(slot, Slot.version)
+  }
+
+  // --- changes ------------------------------------------------------------------------------------------
+
+  /**
+   * Announces `change`. 0: it may be made now, and `end` must follow. Else milliseconds after which to ask
+   * again, with nothing to be undone; meanwhile nobody gets new leases. `again`: this is not the first time.
+   * `force`: it has waited long enough, whatever the table says.
+   */
+  begin(change: Change, again: boolean, force: boolean): number {
+    if (this.damaged) {
+      change.count = 0
+      return 0
+    }
+    const now = this.#now
+    let ticks = 0
+    for (let i = 0; i < change.count; i++) {
+      const left = this.#announce(change, i, now)
+      if (left > ticks) ticks = left
+    }
+    if (ticks > 0 && !force) {
+      this.#unguard(change)
+      if (!again) this.#conflict(change, now)
+      return ticks * TICK_MS
+    }
+    if (ticks > 0) this.counters.forced++
+    this.counters.changes++
+    for (let i = 0; i < change.count; i++) {
+      const slot = change.slots[i]!
+      if (slot >= 0) this.#active.set(slot, (this.#active.get(slot) ?? 0) + 1)
+    }
+    return 0
+  }
+
+  /** Announces the change of one inode; ticks until the leases of others have ended. */
+  #announce(change: Change, index: number, now: number): number {
+    const table = this.#table
+    table.seek(change.keys[index]!)
+    for (;;) {
+      const slot = table.insert(now)
+      change.slots[index] = slot
+      if (slot < 0) {
+        change.before[index] = 0
+        change.after[index] = 0
+        change.buckets[index] = table.bucket
+        change.guards[index] = 0
+        if (this.#guarded(change, index)) return 0
+        change.guards[index] = slot === FULL ? table.guard(now) : 0
+        if (change.guards[index] === 0) return ticksFor(AGAIN_MS)
+        // Without a slot nobody has a lease, and now nobody gets one.
+        if (table.find() < 0) return 0
+        table.unguard(table.bucket, change.guards[index]!)
+        continue
+      }
+      const old = table.word(slot, Slot.change)
+      const others = ticksLeft(old, now) > 0 && ownerOf(old) !== this.#guest
+      const end = now + ticksFor(CHANGE_MS)
+      if (!table.swap(slot, Slot.change, old, pack(others ? MANY : this.#guest, end))) continue
+      if (!table.belongs(slot)) continue
+      change.after[index] = table.bump(slot)
+      change.before[index] = table.replaced
+      // The first of two; the other is in `end`.
+      this.#count(slot, change.data)
+      const level = this.#level(slot, now)
+      if (level > 0) this.#setLevel(slot, level, now)
+      const lease = table.word(slot, Slot.lease)
+      return ownerOf(lease) === this.#guest ? 0 : ticksLeft(lease, now)
+    }
+  }
+
+  /** An inode of the same change, before this one, has the guard of its bucket. */
+  #guarded(change: Change, index: number): boolean {
+    for (let i = 0; i < index; i++)
+      if (
+        change.slots[i]! < 0 &&
+        change.guards[i] !== 0 &&
+        change.buckets[i] === change.buckets[index]
+      )
+        return true
+    return false
+  }
+
+  #unguard(change: Change): void {
+    for (let i = 0; i < change.count; i++)
+      if (change.slots[i]! < 0 && change.guards[i] !== 0) {
+        this.#table.unguard(change.buckets[i]!, change.guards[i]!)
+        change.guards[i] = 0
+      }
+  }
+
+  /** A change has to wait: what it is about is shared by guests that want to cache it. */
+  #conflict(change: Change, now: number): void {
+    const table = this.#table
+    this.counters.conflicts++
+    for (let i = 0; i < change.count; i++) {
+      const slot = change.slots[i]!
+      if (slot < 0) continue
+      const lease = table.word(slot, Slot.lease)
+      if (ownerOf(lease) === this.#guest || ticksLeft(lease, now) === 0) continue
+      const level = Math.min(this.#level(slot, now) + 1, MOST_LEVELS)
+      this.#setLevel(slot, level, now)
+    }
+  }
+
+  #setLevel(slot: number, level: number, now: number): void {
+    const word = this.#table.word(slot, Slot.conflict)
+    // Where somebody else sets it at the same moment it does not matter who wins.
+    this.#table.swap(slot, Slot.conflict, word, packConflict(level, dataCountOf(word), now))
+  }
+
+  /** Counts a change of data; after the version was made new. */
+  #count(slot: number, data: boolean): void {
+    if (!data) return
+    for (;;) {
+      const word = this.#table.word(slot, Slot.conflict)
+      const counted = packConflict(levelOf(word), dataCountOf(word) + 1, word)
+      if (this.#table.swap(slot, Slot.conflict, word, counted)) return
+    }
+  }
+
+  /** The change is made, or failed: whoever looks now sees what it left. */
+  end(change: Change): void {
+    const table = this.#table
+    const now = this.#now
+    for (let i = 0; i < change.count; i++) {
+      const slot = change.slots[i]!
+      if (slot < 0) {
+        // Nobody may take what he saw before for what is there now.
+        table.advance()
+        continue
+      }
+      table.seek(change.keys[i]!)
+      if (table.belongs(slot)) {
+        const version = table.bump(slot)
+        change.after[i] = table.replaced === change.after[i] ? version : 0
+        this.#count(slot, change.data)
+      } else {
+        table.advance()
+        change.after[i] = 0
+      }
+      const others = this.#active.get(slot)! - 1
+      if (others > 0) {
+        this.#active.set(slot, others)
+        continue
+      }
+      this.#active.delete(slot)
+      // With several writers nobody knows who is the last: it ends by time.
+      const word = table.word(slot, Slot.change)
+      if (ownerOf(word) === this.#guest && ticksLeft(word, now) > 0)
+        table.swap(slot, Slot.change, word, pack(this.#guest, now))
+    }
+    this.#unguard(change)
+  }
+
+  /** Milliseconds until `renew` wants to be called, while `busy`. */
+  get renewMs(): number {
+    return Math.max(0, Math.ceil(this.#renewedAt + RENEW_MS - this.#nowMs()))
+  }
+
+  /** Changes that take long are announced again. */
+  renew(): void {
+    const ms = this.#nowMs()
+    if (ms - this.#renewedAt < RENEW_MS) return
+    this.#renewedAt = ms
+    const now = tickOf(ms)
+    for (const slot of this.#active.keys()) {
+      const word = this.#table.word(slot, Slot.change)
+      const owner = ownerOf(word) === this.#guest ? this.#guest : MANY
+      this.#table.swap(slot, Slot.change, word, pack(owner, now + ticksFor(CHANGE_MS)))
+    }
+  }
+
+  /** Changes are under way. */
+  get busy(): boolean {
+    return this.#active.size > 0
+  }
+
+  /**
+   * Somebody on the host, not through a guest, has changed `key`. What guests have cached already stays
+   * until their leases end. A change that a guest of this table has just made is the same event.
+   */
+  changed(key: InodeKey): void {
+    const table = this.#table
+    const now = this.#now
+    table.seek(key)
+    const slot = table.find()
+    if (slot < 0) {
+      table.advance()
+      return
+    }
+    table.bump(slot)
+    this.#count(slot, true)
+    const word = table.word(slot, Slot.change)
+    const byGuest = ownerOf(word) !== HOST && ownerOf(word) !== NONE
+    if (
+      ticksLeft(word, now) > 0 ||
+      (byGuest && ticksSince(word, now) < ticksFor(this.#quietBaseMs))
+    )
+      return
+    table.swap(slot, Slot.change, word, pack(HOST, now))
+  }
+}

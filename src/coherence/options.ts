@@ -1,0 +1,30 @@
+/** What coherence between guests is given by the command line. */
+
+/**
+ * - `none`: a guest caches by its own --cache mode, and may be late.
+ * - `strict`: no guest sees anything that another guest of the same table has changed before.
+ */
+export type CoherenceMode = 'none' | 'strict'
+
+/** How long a guest may cache what nobody changes. */
+export const DEFAULT_LEASE_MS = 250
+export const MAX_LEASE_MS = 5000
+/**
+ * What a lease lasts longer than the guest's timeout. Linux counts that from when the task that asked has the
+ * reply (fs/fuse/dir.c, time_to_jiffies, 6.1; fuse_time_to_jiffies, 7.2), in ticks of up to 10 ms rounded up:
+ * the reply's way there must fit.
+ */
+export const DEFAULT_MARGIN_MS = 250
+export const MAX_MARGIN_MS = 2500
+
+export interface CoherenceOptions {
+  /** The file of the version table, open; it stays open for as long as the daemon lives. */
+  readonly tableFd: number
+  /** Its name, for messages. */
+  readonly tablePath: string
+  readonly leaseMs: number
+  readonly marginMs: number
+  /** See LeaseOptions; for tests. */
+  readonly quietMs?: number
+  readonly nowMs?: () => number
+}

@@ -1,0 +1,25 @@
+/** What tells the inodes behind a back end's nodes from every other of the host. */
+import type { Name } from './request.js'
+
+/** Reused: whoever is handed one fills every field. */
+export class InodeKey {
+  devMajor = 0
+  devMinor = 0
+  inoLow = 0
+  inoHigh = 0
+  /** Birth time, or 0 where the file system keeps none: an inode number used again then looks the same. */
+  btimeSec = 0
+  btimeNsec = 0
+}
+
+/** There is no such inode. */
+export const NO_INODE = -1
+
+/** Each fills `key` and answers the inode's nodeid, 0 where the guest has none for it, or NO_INODE. */
+export interface Identities {
+  ofNode(nodeid: number, key: InodeKey): number
+  /** The inode behind an open file or directory. */
+  ofHandle(fh: number, key: InodeKey): number
+  /** What `name` in directory `parent` stands for now. */
+  ofName(parent: number, name: Name, key: InodeKey): number
+}

@@ -1,0 +1,289 @@
+/** Daemons with --coherence=strict on one directory, and what their guests are told. */
+import {
+  appendFileSync,
+  mkdirSync,
+  readFileSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
+import { join } from 'node:path'
+import test, { type ExecutionContext } from 'ava'
+import { Opcode } from '../../protocol/fuse/opcodes.js'
+import { concat, u32s, u64 } from '../helpers/front-end.js'
+import { text } from '../helpers/fuse-client.js'
+import { entryOf, Fattr, mockGuests, setattrBody, writeBody } from './mock-guest.js'
+
+const TIMES = { leaseMs: 100, marginMs: 50, quietMs: 40 }
+const WAIT_MS = TIMES.leaseMs + TIMES.marginMs
+const sleep = (ms: number): Promise<void> => new Promise(done => setTimeout(done, ms))
+
+function scene(t: ExecutionContext, count = 2) {
+  const made = mockGuests(t, count, TIMES)
+  writeFileSync(join(made.folder, 'file'), 'contents')
+  mkdirSync(join(made.folder, 'dir'))
+  return { ...made, a: made.guests[0]!, b: made.guests[1]! }
+}
+
+test('what is there, and what is not, may be cached for the lease', t => {
+  const { a, b } = scene(t)
+  for (const guest of [a, b]) {
+    const entry = guest.lookup('file')
+    t.is(entry.entryMs, TIMES.leaseMs)
+    t.is(entry.attrMs, TIMES.leaseMs)
+    t.is(guest.getattr(entry.nodeid).attrMs, TIMES.leaseMs)
+    const none = guest.lookup('nothing')
+    t.like(none, { error: 0, nodeid: 0, entryMs: TIMES.leaseMs })
+  }
+})
+
+/** Every change, by the request that makes it. `ready`: before anybody looks. */
+const CHANGES: readonly {
+  readonly what: string
+  readonly opcode: number
+  readonly body: (nodeid: number, fh: bigint) => Uint8Array
+  /** On the node of `file` (default), or on the root. */
+  readonly onRoot?: boolean
+  /** What the other guest looked at: the file (default), or the name. */
+  readonly name?: string
+}[] = [
+  { what: 'chmod', opcode: 4, body: () => setattrBody(Fattr.mode, { mode: 0o600 }) },
+  { what: 'truncate', opcode: 4, body: () => setattrBody(Fattr.size, { size: 1 }) },
+  { what: 'utimes', opcode: 4, body: () => setattrBody(Fattr.mtime, { mtime: 1 }) },
+  { what: 'write', opcode: 16, body: (_, fh) => writeBody(fh, 0, text('new')) },
+  {
+    what: 'fallocate',
+    opcode: 43,
+    body: (_, fh) => concat(u64(fh), u64(0n), u64(99n), u32s(0, 0)),
+  },
+  { what: 'open with O_TRUNC', opcode: 14, body: () => u32s(0o1002, 0) },
+  {
+    what: 'link',
+    opcode: 13,
+    onRoot: true,
+    body: nodeid => concat(u64(BigInt(nodeid)), text('new')),
+  },
+  { what: 'unlink', opcode: 10, onRoot: true, body: () => text('file') },
+  {
+    what: 'rename away',
+    opcode: 12,
+    onRoot: true,
+    body: () => concat(u64(1n), text('file'), text('new')),
+  },
+  {
+    what: 'rename over it',
+    opcode: 12,
+    onRoot: true,
+    body: () => concat(u64(1n), text('other'), text('file')),
+  },
+  {
+    what: 'mkdir',
+    opcode: 9,
+    onRoot: true,
+    name: 'new',
+    body: () => concat(u32s(0o755, 0), text('new')),
+  },
+  { what: 'rmdir', opcode: 11, onRoot: true, name: 'dir', body: () => text('dir') },
+  {
+    what: 'symlink',
+    opcode: 6,
+    onRoot: true,
+    name: 'new',
+    body: () => concat(text('new'), text('target')),
+  },
+  {
+    what: 'mknod',
+    opcode: 8,
+    onRoot: true,
+    name: 'new',
+    body: () => concat(u32s(0o100644, 0, 0, 0), text('new')),
+  },
+  {
+    what: 'create',
+    opcode: 35,
+    onRoot: true,
+    name: 'new',
+    body: () => concat(u32s(0o102, 0o100644, 0, 0), text('new')),
+  },
+]
+
+for (const { what, opcode, body, onRoot = false, name = 'file' } of CHANGES)
+  test(`${what} waits for the lease of another guest; other requests of its own do not`, async t => {
+    const { a, b, folder } = scene(t)
+    writeFileSync(join(folder, 'other'), '')
+    const node = a.lookup('file').nodeid
+    const dir = a.lookup('dir').nodeid
+    const { fh } = a.open(node)
+    await sleep(WAIT_MS + 20)
+    const seen = b.lookup(name)
+    t.is(seen.entryMs, TIMES.leaseMs)
+    const began = performance.now()
+    a.start(opcode, onRoot ? 1 : node, body(node, fh), reply => t.is(reply.error, 0))
+    a.poll()
+    t.true(a.busy)
+    // The same ring serves others meanwhile. Their buffers lie elsewhere.
+    const { ring, front } = a.client
+    const bytes = a.client.header(Opcode.FUSE_GETATTR, dir, 16, 77n)
+    front.memory.set(concat(bytes, new Uint8Array(16)), 0x38_0000)
+    const head = ring.direct([
+      [0x38_0000, 56, false],
+      [0x38_1000, 256, true],
+    ])
+    ring.offer(head)
+    a.rig.pump()
+    t.deepEqual(
+      ring.takeUsed().map(used => used.head),
+      [head],
+    )
+    // Nobody gets a new lease on what is about to change.
+    if (onRoot) t.is(b.lookup(name).entryMs, 0)
+    else t.is(b.getattr(seen.nodeid).attrMs, 0)
+    t.deepEqual(readFileSync(join(folder, 'file'), 'utf8'), 'contents')
+    while (a.busy) {
+      await sleep(2)
+      a.poll()
+    }
+    t.true(performance.now() - began >= WAIT_MS - 8)
+    t.is(a.rig.coherence!.leases.counters.conflicts, 1)
+    t.is(a.rig.coherence!.leases.counters.forced, 0)
+  })
+
+test('a change of what nobody else has looked at does not wait, and its maker may cache it', t => {
+  const { a, b } = scene(t)
+  b.lookup('dir')
+  const made = entryOf(
+    a.client.do(Opcode.FUSE_MKDIR, a.lookup('dir').nodeid, concat(u32s(0o755, 0), text('sub')))
+      .body,
+  )
+  t.is(a.rig.coherence!.leases.counters.conflicts, 1)
+  const again = entryOf(
+    a.client.do(Opcode.FUSE_MKDIR, made.nodeid, concat(u32s(0o755, 0), text('deep'))).body,
+  )
+  t.is(a.rig.coherence!.leases.counters.conflicts, 1)
+  t.is(again.entryMs, TIMES.leaseMs)
+  t.is(again.attrMs, TIMES.leaseMs)
+  t.is(a.setattr(again.nodeid, Fattr.mode, { mode: 0o700 }).attrMs, TIMES.leaseMs)
+  // Others ask each time until it has been quiet.
+  t.is(b.lookup('dir').attrMs, 0)
+})
+
+test('pages are kept at open while nobody else has changed the file', async t => {
+  const { a, b } = scene(t)
+  const node = a.lookup('file').nodeid
+  const theirs = b.lookup('file').nodeid
+  t.false(a.open(node).keepCache)
+  const { fh, keepCache } = a.open(node)
+  t.true(keepCache)
+  a.client.write(node, fh, 0, text('mine'))
+  t.true(a.open(node).keepCache)
+  a.setattr(node, Fattr.size, { size: 3 })
+  t.true(a.open(node).keepCache)
+  await sleep(WAIT_MS + 20)
+  const other = b.open(theirs)
+  b.client.write(theirs, other.fh, 0, text('theirs'))
+  t.false(a.open(node).keepCache)
+  t.true(a.open(node).keepCache)
+})
+
+test('data that changed under the same mtime is dropped, by an mtime that is off once', t => {
+  const { a, b } = scene(t)
+  const node = a.lookup('file').nodeid
+  const theirs = b.lookup('file').nodeid
+  a.open(node)
+  const { fh } = b.open(theirs)
+  const real = a.getattr(node).stat
+  b.client.write(theirs, fh, 0, text('changed'))
+  const { mtime, mtimeNsec } = real
+  b.setattr(theirs, Fattr.mtime, { mtime, mtimeNsec })
+  t.is(a.getattr(node).stat.size, real.size)
+  const shown = a.lookup('file')
+  // The first of the two answers was off, the second is right.
+  t.deepEqual([shown.stat?.mtime, shown.stat?.mtimeNsec], [mtime, mtimeNsec])
+  b.client.write(theirs, fh, 0, text('Changed'))
+  b.setattr(theirs, Fattr.mtime, { mtime, mtimeNsec })
+  const off = a.getattr(node)
+  t.deepEqual([off.stat.mtime, off.stat.mtimeNsec, off.attrMs], [mtime, mtimeNsec ^ 1, 0])
+  t.is(a.getattr(node).stat.mtimeNsec, mtimeNsec)
+  // Its own changes do not do that, nor what is no change of data.
+  a.setattr(node, Fattr.mode, { mode: 0o640 })
+  t.is(a.getattr(node).stat.mtimeNsec, mtimeNsec)
+  b.setattr(theirs, Fattr.mode, { mode: 0o644 })
+  t.is(a.getattr(node).stat.mtimeNsec, mtimeNsec)
+  b.client.do(Opcode.FUSE_LINK, 1, concat(u64(BigInt(theirs)), text('linked')))
+  t.is(a.getattr(node).stat.mtimeNsec, mtimeNsec)
+})
+
+test('READDIRPLUS entries have leases, which changes wait for', async t => {
+  const { a, b, folder } = scene(t)
+  const dir = b.lookup('dir').nodeid
+  for (let i = 0; i < 5; i++) writeFileSync(join(folder, 'dir', `f${i}`), '')
+  const fh = b.client.opendir(dir)
+  let leased = 0
+  // A reply is cut short when it takes long.
+  for (let cookie = 0n; ; ) {
+    const bytes = b.client.readdir(dir, fh, cookie, 4096, true)
+    if (bytes.length === 0) break
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+    for (let at = 0; at < bytes.length; ) {
+      const { nodeid, entryMs, attrMs } = entryOf(view, at)
+      if (nodeid !== 0 && entryMs === TIMES.leaseMs && attrMs === TIMES.leaseMs) leased++
+      cookie = view.getBigUint64(at + 128 + 8, true)
+      at += (128 + 24 + view.getUint32(at + 128 + 16, true) + 7) & ~7
+    }
+  }
+  t.is(leased, 5)
+  const theirs = a.client.lookup(a.lookup('dir').nodeid, 'f3')
+  const began = performance.now()
+  a.setattr(theirs, Fattr.mode, { mode: 0o600 })
+  t.true(performance.now() - began > TIMES.leaseMs)
+  await sleep(0)
+})
+
+test('GET_VRING_BASE answers changes that wait first', t => {
+  const { a, b, folder } = scene(t)
+  b.lookup('file')
+  a.start(Opcode.FUSE_UNLINK, 1, text('file'), reply => t.is(reply.error, 0))
+  a.poll()
+  t.true(a.busy)
+  a.client.ring.stop()
+  t.throws(() => readFileSync(join(folder, 'file')), { code: 'ENOENT' })
+  t.is(a.client.ring.takeUsed().length, 1)
+})
+
+test('a daemon that goes while a change waits leaves nothing that keeps others', async t => {
+  const { a, b, folder } = scene(t)
+  b.lookup('file')
+  a.start(Opcode.FUSE_UNLINK, 1, text('file'), () => undefined)
+  a.poll()
+  a.rig.end()
+  writeFileSync(join(folder, 'file'), 'again')
+  const node = b.lookup('file').nodeid
+  b.setattr(node, Fattr.mode, { mode: 0o600 })
+  t.is(b.rig.coherence!.leases.counters.forced, 0)
+  await sleep(0)
+})
+
+test('a damaged table is said once, and stops the caching for all', t => {
+  const { a, b, table } = scene(t)
+  t.is(a.lookup('file').entryMs, TIMES.leaseMs)
+  truncateSync(table, 4096)
+  for (let i = 0; i < 50; i++) a.lookup(`name${i}`)
+  t.is(a.lookup('file').entryMs, 0)
+  t.is(a.lookup('dir').attrMs, 0)
+  t.is(b.lookup('file').entryMs, 0)
+  for (const guest of [a, b]) {
+    t.is(guest.rig.log.length, 1)
+    t.regex(guest.rig.log[0]!, /version table .* was damaged: .* remove it, start them again/)
+  }
+  const node = a.lookup('file').nodeid
+  a.setattr(node, Fattr.mode, { mode: 0o600 })
+})
+
+test('changes of the host are seen when the lease is over', async t => {
+  const { b, folder } = scene(t)
+  const node = b.lookup('file').nodeid
+  appendFileSync(join(folder, 'file'), ' and more')
+  utimesSync(join(folder, 'file'), 1, 1)
+  t.is(b.getattr(node).stat.mtime, 1)
+  await sleep(0)
+})

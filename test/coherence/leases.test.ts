@@ -1,0 +1,384 @@
+/** Leases with a clock moved by hand: no promise is broken, no change waits for ever, what is shared settles. */
+import test from 'ava'
+import { MOST_AHEAD, pack, Slot, tickOf, TICK_MS } from '../../protocol/version-table/layout.js'
+import type { Change } from '../../src/coherence/change.js'
+import { CHANGE_MS, Leases, QUIET_MS } from '../../src/coherence/leases.js'
+import {
+  changeOf,
+  guests,
+  keyOf,
+  LEASE_MS,
+  MARGIN_MS,
+  tableInMemory,
+  TestClock,
+  randomOf,
+} from './support.js'
+
+/** The longest a change may wait: a lease, its margin and what rounding to ticks adds. */
+const MOST_WAIT_MS = LEASE_MS + MARGIN_MS + 3 * TICK_MS
+
+function scene(count = 3) {
+  const clock = new TestClock()
+  const { table, words } = tableInMemory()
+  return { clock, table, words, all: guests(count, clock, table) }
+}
+
+function lease(guest: Leases, ino: number): boolean {
+  return guest.grant(keyOf(ino), guest.look(), false)
+}
+
+/** Makes a change, waiting as told; milliseconds it waited. */
+function apply(guest: Leases, clock: TestClock, change: Change): number {
+  const began = clock.ms
+  for (let again = false; ; again = true) {
+    const wait = guest.begin(change, again, false)
+    if (wait === 0) break
+    clock.ms += wait
+  }
+  guest.end(change)
+  return clock.ms - began
+}
+
+test('what nobody changes every guest may cache', t => {
+  const { all } = scene()
+  for (const guest of all) t.true(lease(guest, 1))
+})
+
+test('a change waits for the lease of another guest, no longer, and not for its own', t => {
+  const { all, clock } = scene()
+  t.true(lease(all[0]!, 1))
+  t.is(apply(all[0]!, clock, changeOf(1)), 0)
+  const waited = apply(all[1]!, clock, changeOf(1))
+  t.true(waited >= LEASE_MS + MARGIN_MS && waited <= MOST_WAIT_MS, `${waited}`)
+  t.is(all[1]!.counters.conflicts, 1)
+})
+
+test('with leases of several guests each waits for all of them', t => {
+  const { all, clock } = scene()
+  t.true(lease(all[0]!, 1))
+  clock.ms += LEASE_MS
+  t.true(lease(all[1]!, 1))
+  const waited = apply(all[0]!, clock, changeOf(1))
+  t.true(waited >= LEASE_MS + MARGIN_MS && waited <= MOST_WAIT_MS, `${waited}`)
+})
+
+test('while a change waits nobody gets a lease: readers do not keep it waiting', t => {
+  const { all, clock } = scene()
+  t.true(lease(all[0]!, 1))
+  const change = changeOf(1)
+  let waited = 0
+  for (let again = false; ; again = true) {
+    const wait = all[2]!.begin(change, again, false)
+    if (wait === 0) break
+    // A crowd of readers, at every tick.
+    for (let ms = 0; ms < wait; ms += TICK_MS) {
+      clock.ms += TICK_MS
+      waited += TICK_MS
+      t.false(lease(all[0]!, 1))
+      t.false(lease(all[1]!, 1))
+    }
+  }
+  t.true(waited <= MOST_WAIT_MS, `${waited}`)
+  all[2]!.end(change)
+})
+
+test('a short lease does not end a longer one of another guest', t => {
+  const { clock, table } = scene()
+  const make = (guest: number, leaseMs: number): Leases =>
+    new Leases(table, { guest, leaseMs, marginMs: 0, nowMs: () => clock.ms, onDamage: () => {} })
+  t.true(lease(make(1, 1000), 1))
+  t.true(lease(make(2, 100), 1))
+  t.true(apply(make(3, 100), clock, changeOf(1)) >= 1000)
+})
+
+test('several inodes of one change are waited for together', t => {
+  const { all, clock } = scene()
+  t.true(lease(all[0]!, 1))
+  clock.ms += LEASE_MS / 2
+  t.true(lease(all[0]!, 2))
+  const waited = apply(all[1]!, clock, changeOf(3, 1, 2))
+  t.true(waited >= LEASE_MS + MARGIN_MS && waited <= MOST_WAIT_MS, `${waited}`)
+})
+
+test('what was seen before a change that came and went gets no lease', t => {
+  const { all, clock } = scene()
+  const looked = all[0]!.look()
+  apply(all[1]!, clock, changeOf(1))
+  clock.ms += QUIET_MS * 2
+  t.false(all[0]!.grant(keyOf(1), looked, false))
+  t.true(lease(all[0]!, 1))
+})
+
+test('what was kept since before a change gets no lease, however late it is looked at', t => {
+  const { all, clock } = scene()
+  all[0]!.pin()
+  t.true(lease(all[0]!, 2))
+  apply(all[1]!, clock, changeOf(1))
+  clock.ms += QUIET_MS * 2
+  t.false(lease(all[0]!, 1))
+  all[0]!.pin()
+  t.true(lease(all[0]!, 1))
+})
+
+test('a guest caches what it has changed itself at once, others after a quiet time', t => {
+  const { all, clock } = scene()
+  const change = changeOf(1)
+  t.is(all[0]!.begin(change, false, false), 0)
+  t.true(all[0]!.grant(keyOf(1), all[0]!.look(), true))
+  t.false(all[0]!.grant(keyOf(1), all[0]!.look(), false))
+  all[0]!.end(change)
+  t.true(lease(all[0]!, 1))
+  t.false(lease(all[1]!, 1))
+  clock.ms += QUIET_MS + 2 * TICK_MS
+  t.true(lease(all[1]!, 1))
+})
+
+test('two changes of one guest at once: the reply of the first grants nothing', t => {
+  const { all } = scene()
+  const [one, two] = [changeOf(1), changeOf(1)]
+  t.is(all[0]!.begin(one, false, false), 0)
+  t.is(all[0]!.begin(two, false, false), 0)
+  t.false(all[0]!.grant(keyOf(1), all[0]!.look(), true))
+  all[0]!.end(one)
+  t.false(lease(all[1]!, 1))
+  t.true(all[0]!.grant(keyOf(1), all[0]!.look(), true))
+  all[0]!.end(two)
+})
+
+test('what is shared all the time is not cached, and recovers when it is left alone', t => {
+  const { all, clock } = scene(2)
+  const [reader, writer] = all as [Leases, Leases]
+  // One writes every 100 ms, one reads all the time: few changes wait.
+  let waits = 0
+  for (let i = 0; i < 1000; i++) {
+    lease(reader, 1)
+    if (apply(writer, clock, changeOf(1)) > 0) waits++
+    clock.ms += 100
+  }
+  t.true(waits <= 1, `${waits} of 1000 changes waited`)
+  // Every 3 s: it takes ever longer until the reader may cache again.
+  waits = 0
+  for (let i = 0; i < 40; i++) {
+    for (let ms = 0; ms < 3000; ms += 250) {
+      lease(reader, 1)
+      clock.ms += 250
+    }
+    if (apply(writer, clock, changeOf(1)) > 0) waits++
+  }
+  t.true(waits > 0 && waits <= 10, `${waits} of 40 changes waited`)
+  clock.ms += 120_000
+  t.true(lease(reader, 1))
+  apply(writer, clock, changeOf(1))
+  clock.ms += QUIET_MS * 2 + 3 * TICK_MS
+  t.true(lease(reader, 1))
+})
+
+test('a daemon that dies in the middle of a change leaves nothing behind for long', t => {
+  const { all, clock } = scene()
+  t.is(all[0]!.begin(changeOf(1), false, false), 0)
+  t.false(lease(all[1]!, 1))
+  t.is(apply(all[1]!, clock, changeOf(1)), 0)
+  clock.ms += CHANGE_MS + QUIET_MS * 2 + 3 * TICK_MS
+  t.true(lease(all[1]!, 1))
+  t.true(lease(all[2]!, 1))
+})
+
+test('a change that takes long is announced again', t => {
+  const { all, clock } = scene()
+  const change = changeOf(1)
+  t.is(all[0]!.begin(change, false, false), 0)
+  t.true(all[0]!.busy)
+  for (let ms = 0; ms < 5 * CHANGE_MS; ms += 500) {
+    clock.ms += 500
+    all[0]!.renew()
+    t.false(lease(all[1]!, 1))
+  }
+  all[0]!.end(change)
+  t.false(all[0]!.busy)
+  clock.ms += QUIET_MS + 3 * TICK_MS
+  t.true(lease(all[1]!, 1))
+})
+
+test('changes of the host make versions, and what guests changed just now is not theirs', t => {
+  const { all, clock } = scene()
+  t.true(lease(all[0]!, 1))
+  const version = all[0]!.versionOf(keyOf(1))
+  all[1]!.changed(keyOf(1))
+  t.not(all[0]!.versionOf(keyOf(1)), version)
+  t.false(lease(all[0]!, 1))
+  clock.ms += QUIET_MS + 3 * TICK_MS
+  t.true(lease(all[0]!, 1))
+  apply(all[0]!, clock, changeOf(2))
+  all[1]!.changed(keyOf(2))
+  t.true(lease(all[0]!, 2))
+})
+
+test('a table full of leases gives no more, and holds up no changes', t => {
+  const { all, clock } = scene(2)
+  let granted = 0
+  for (let ino = 0; ino < 500; ino++) if (lease(all[0]!, ino)) granted++
+  t.true(granted > 20 && granted <= 48, `${granted}`)
+  t.true(all[0]!.counters.unplaced >= 452)
+  for (let ino = 1000; ino < 1100; ino++) {
+    const change = changeOf(ino)
+    t.is(all[1]!.begin(change, false, false), 0)
+    // What has no slot gets none meanwhile, nor with what was seen meanwhile.
+    const looked = all[0]!.look()
+    clock.ms += LEASE_MS
+    t.false(lease(all[0]!, ino))
+    all[1]!.end(change)
+    t.false(all[0]!.grant(keyOf(ino), looked, false))
+    clock.ms -= LEASE_MS
+  }
+  const both = changeOf(2000, 2001, 2002, 2003)
+  t.is(all[1]!.begin(both, false, false), 0)
+  all[1]!.end(both)
+})
+
+test('a hostile table makes a change wait for a bounded time, and force ends that', t => {
+  const { all, clock, table } = scene(2)
+  const change = changeOf(1)
+  for (let i = 0; i < 5; i++) {
+    table.seek(keyOf(1))
+    const slot = table.insert(tickOf(clock.ms))
+    const now = tickOf(clock.ms)
+    table.swap(slot, Slot.lease, table.word(slot, Slot.lease), pack(9, now + MOST_AHEAD))
+    const wait = all[0]!.begin(change, i > 0, false)
+    t.true(wait > 0 && wait <= MOST_AHEAD * TICK_MS)
+    clock.ms += wait
+  }
+  table.seek(keyOf(1))
+  const slot = table.find()
+  table.swap(slot, Slot.lease, table.word(slot, Slot.lease), pack(9, tickOf(clock.ms) + 100))
+  t.is(all[0]!.begin(change, true, true), 0)
+  t.is(all[0]!.counters.forced, 1)
+  all[0]!.end(change)
+})
+
+test('with a damaged table nothing is cached, nothing waits, and it is said once', t => {
+  const { all, words } = scene(1)
+  t.true(lease(all[0]!, 1))
+  words.fill(0)
+  t.false(lease(all[0]!, 1))
+  const change = changeOf(1)
+  t.is(all[0]!.begin(change, false, false), 0)
+  all[0]!.end(change)
+  t.true(all[0]!.damaged)
+})
+
+type Task =
+  | { kind: 'look'; ino: number; looked: number; value: number }
+  | {
+      kind: 'change'
+      inos: number[]
+      change: Change
+      state: 'new' | 'waits' | 'goes' | 'made'
+      at: number
+    }
+
+/**
+ * Guests that look and change in steps, any of which may come between any others. After every step each
+ * guest's cache must hold what is there now, unless it changed that itself; when a change is made nobody else
+ * may cache what it is about. Throws otherwise. Returns leases granted and changes made.
+ */
+function history(seed: number, steps: number, inodes: number, count = 3): [number, number] {
+  const random = randomOf(seed)
+  const { all, clock } = scene(count)
+  const truth = new Int32Array(inodes)
+  const caches = all.map(() => new Map<number, { value: number; until: number }>())
+  const tasks: Task[][] = all.map(() => [])
+  let made = 0
+
+  /** One step of a look: first the file, then the lease. True when it is done. */
+  function look(guest: number, task: Task & { kind: 'look' }): boolean {
+    if (task.value < 0) {
+      task.value = truth[task.ino]!
+      return false
+    }
+    if (all[guest]!.grant(keyOf(task.ino), task.looked, false))
+      remember(guest, task.ino, task.value)
+    return true
+  }
+
+  function change(guest: number, task: Task & { kind: 'change' }): boolean {
+    const mine = all[guest]!
+    if (task.state === 'made') {
+      // The reply carries what is there now.
+      for (const ino of task.inos)
+        if (mine.grant(keyOf(ino), mine.look(), true)) remember(guest, ino, truth[ino]!)
+      mine.end(task.change)
+      return true
+    }
+    if (task.state === 'goes') {
+      task.state = 'made'
+      made++
+      for (const ino of task.inos) make(guest, ino)
+      return false
+    }
+    if (clock.ms < task.at) return false
+    const wait = mine.begin(task.change, task.state === 'waits', false)
+    if (wait > MOST_WAIT_MS) throw new Error(`a change shall wait ${wait} ms`)
+    task.at = clock.ms + wait
+    task.state = wait > 0 ? 'waits' : 'goes'
+    return false
+  }
+
+  function make(guest: number, ino: number): void {
+    truth[ino]!++
+    for (const [other, cache] of caches.entries()) {
+      const cached = cache.get(ino)
+      if (cached === undefined) continue
+      if (other === guest) cached.value = truth[ino]!
+      else if (cached.until > clock.ms) throw new Error(`guest ${other} still caches ${ino}`)
+    }
+  }
+
+  function remember(guest: number, ino: number, value: number): void {
+    caches[guest]!.set(ino, { value, until: clock.ms + LEASE_MS })
+  }
+
+  for (let i = 0; i < steps; i++) {
+    clock.ms += [0, 0, 0, 0, 1, 2, 4, 9, 40, 150][random(10)]!
+    if (random(200) === 0) clock.ms += 2000
+    for (const one of all) one.renew()
+    const guest = random(count)
+    const own = tasks[guest]!
+    const ino = random(inodes)
+    if (own.length < 4 && random(3) > 0) {
+      if (random(5) > 0) own.push({ kind: 'look', ino, looked: all[guest]!.look(), value: -1 })
+      else {
+        const inos = [...new Set([ino, random(inodes)])]
+        own.push({ kind: 'change', inos, change: changeOf(...inos), state: 'new', at: 0 })
+      }
+    } else if (own.length > 0) {
+      const index = random(own.length)
+      const task = own[index]!
+      if (task.kind === 'look' ? look(guest, task) : change(guest, task)) own.splice(index, 1)
+    }
+    for (const [other, cache] of caches.entries())
+      for (const [at, { value, until }] of cache)
+        if (until <= clock.ms) cache.delete(at)
+        else if (value !== truth[at])
+          throw new Error(`guest ${other} caches ${value} of ${at}, which is ${truth[at]}`)
+  }
+  return [all.reduce((sum, guest) => sum + guest.counters.granted, 0), made]
+}
+
+for (const inodes of [3, 12, 90])
+  test(`no guest ever caches what another has changed: random steps on ${inodes} inodes`, t => {
+    const first = Math.floor(Math.random() * 2 ** 31)
+    t.log(`seeds from ${first}`)
+    let leases = 0
+    let changes = 0
+    for (let seed = first; seed < first + 100; seed++) {
+      try {
+        const [granted, made] = history(seed, 3000, inodes)
+        leases += granted
+        changes += made
+      } catch (cause) {
+        throw new Error(`seed ${seed}: ${String(cause)}`, { cause })
+      }
+    }
+    t.log(`${leases} leases, ${changes} changes`)
+    t.true(leases > 500 && changes > 2000)
+  })

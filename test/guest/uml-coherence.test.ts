@@ -1,0 +1,56 @@
+/**
+ * Two guests, a daemon each, one directory: what one changes the other, which has it cached, sees at once
+ * with --coherence=strict. The same looks without it are stale, so the looking works.
+ */
+import test from 'ava'
+import {
+  bootGuests,
+  type LookResult,
+  type Mode,
+  PAIRS,
+  takeLooks,
+} from '../../scripts/lab/coherence.js'
+import { findUml } from '../../scripts/lab/uml.js'
+import { registerMissing } from './helpers/missing.js'
+
+/** Changes wait for leases of 500 ms in all. */
+const WAITED_MS = 100
+
+async function looks(mode: Mode, count: number): Promise<LookResult[]> {
+  const guests = await bootGuests(mode, 2)
+  const results: LookResult[] = []
+  try {
+    await takeLooks(guests, count, result => results.push(result))
+  } catch (cause) {
+    await guests.kill()
+    throw cause
+  }
+  await guests.close()
+  return results
+}
+
+if (findUml() === undefined)
+  registerMissing(
+    'two guests see the changes of each other',
+    'no user-mode Linux kernel in the cache: run "scripts/setup guest"',
+  )
+else {
+  test.serial('strict: no look is stale, whatever was changed and cached', async t => {
+    t.timeout(300_000)
+    const results = await looks('strict', PAIRS.length * 6)
+    t.is(results.length, PAIRS.length * 6)
+    const stale = results.filter(result => result.stale)
+    t.deepEqual(stale.slice(0, 5), [])
+    // What is looked at was cached: else nothing would have waited.
+    const waited = results.filter(({ changeMs }) => changeMs >= WAITED_MS).length
+    t.true(waited > results.length / 2, `${waited} of ${results.length} changes waited`)
+  })
+
+  test.serial('auto: the same looks are stale', async t => {
+    t.timeout(300_000)
+    const results = await looks('auto', PAIRS.length)
+    const stale = results.filter(result => result.stale).length
+    t.log(`${stale} of ${results.length}`)
+    t.true(stale > PAIRS.length / 4)
+  })
+}
