@@ -208,7 +208,7 @@ export class Device implements VhostDevice {
       this.counters.spins++
       const ready = this.#context.wait(0, spinUs)
       if (this.#polling.wantsToKnow) this.#polling.preempted(this.#context.preemptions())
-      if (ready > 0 || this.#anyPending()) {
+      if (ready > 0 || this.anyPending()) {
         this.counters.spinsThatPaid++
         this.#polling.spun()
         return ready
@@ -218,7 +218,8 @@ export class Device implements VhostDevice {
     return this.#sleep()
   }
 
-  #anyPending(): boolean {
+  /** Some ring holds a request that was not taken yet. */
+  anyPending(): boolean {
     for (const queue of this.#serving) if (queue.pending()) return true
     return false
   }
@@ -275,6 +276,8 @@ export class Device implements VhostDevice {
         continue
       }
       const written = this.#server.handle(index, head, this.#chain)
+      // They are done while this thread does others: the guest need not wait for the end of the batch.
+      if (this.#server.spreadCount > 0) this.#reap()
       if (written === SUSPENDED) continue
       if (written === FUSE_VIOLATION) this.#report(index, this.#server.violation)
       queue.push(head, written === FUSE_VIOLATION ? 0 : written)

@@ -18,6 +18,7 @@ import { Context } from '../native/context.js'
 import type { Log, LogLevel } from '../vhost/log.js'
 import { VhostUserSession } from '../vhost/session.js'
 import { type Device, Token } from './device.js'
+import { IdleCpus } from './idle-cpus.js'
 import { type DeviceSettings, makeDevice } from './make-device.js'
 import { Rehearsal } from './rehearsal.js'
 
@@ -66,6 +67,7 @@ function main(
   context: Context,
   changes: HostChanges | number | undefined,
   stageChanges: HostChanges | number | undefined,
+  idleCpus: IdleCpus | undefined,
   options: ThreadOptions,
 ): void {
   const log: Log = (level, message) => post({ type: 'log', level, message })
@@ -95,7 +97,7 @@ function main(
   do {
     const socketFd = accept(context, options, rehearsal)
     post({ type: 'connected' })
-    const violation = serve(context, fs, socketFd, options, log)
+    const violation = serve(context, fs, socketFd, options, idleCpus, log)
     native.closeFd(socketFd)
     post({ type: 'ended', violation })
   } while (options.reconnect)
@@ -109,10 +111,11 @@ function serve(
   fs: HostFileSystem,
   socketFd: number,
   options: ThreadOptions,
+  idleCpus: IdleCpus | undefined,
   log: Log,
 ): string {
   const dax = options.dax && new Window(context, DAX_AT, fs.mappable, options.dax, log)
-  const { device, server } = makeDevice(context, fs, dax, options, log)
+  const { device, server } = makeDevice(context, fs, dax, { ...options, idleCpus }, log)
   native.setNonBlocking(socketFd, true)
   const session = new VhostUserSession(context, MESSAGE_AT, device, {
     socketFd,
@@ -144,6 +147,8 @@ function serve(
     'debug',
     `metadata: ${hits} attributes and ${nameHits} names were answered from what is kept, ${looks} looks for changes found ${events}`,
   )
+  if (server.spreadTotal > 0)
+    log('debug', `${server.spreadTotal} large reads were copied by other threads`)
   if (dax !== undefined)
     log('debug', `DAX: ${dax.summary()}; FUSE_READ ${server.requests[Opcode.FUSE_READ]}`)
   return session.violation
@@ -197,8 +202,9 @@ function start({ poolThreads, watchesChanges }: ThreadStart): void {
     watchesChanges ? HostChanges.open(context) : undefined
   const changes = open()
   const stageChanges = open()
+  const idleCpus = IdleCpus.open()
   parentPort?.once('message', (options: ThreadOptions) =>
-    main(context, changes, stageChanges, options),
+    main(context, changes, stageChanges, idleCpus, options),
   )
   post({ type: 'loaded' })
 }

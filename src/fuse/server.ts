@@ -43,6 +43,22 @@ export interface ServerOptions extends SessionOptions {
   readonly onFault: (message: string, cause: unknown) => void
   /** Called with each request and reply when tracing; undefined: off. */
   readonly trace?: ServerTrace | undefined
+  /** undefined: the device thread moves everything that does not wait. */
+  readonly spreading?: Spreading | undefined
+}
+
+/**
+ * From so many bytes on another thread is worth waking. Measured with one helper: reads of 128 KiB cost 1.25 to 1.45
+ * times the CPU and were no faster; of 256 KiB 1.02 to 1.15 times, and were 1.26 to 1.41 times as fast.
+ */
+export const SPREAD_BYTES = 256 * 1024
+
+/** What decides whether several threads move data at once. */
+export interface Spreading {
+  /** The guest has asked for more than the request in hand. */
+  moreWaits(): boolean
+  /** Threads that have a CPU of their own beside the device thread's; `busy` of them are at work already. */
+  helpers(busy: number): number
 }
 
 export interface ServerTrace {
@@ -63,6 +79,7 @@ class Pending {
   writeBytes = 0
   /** It counts against the room for those that wait for what others do. */
   mayLast = false
+  spread = false
   segmentCount = 0
   readonly segments = new Float64Array(LATE_SEGMENTS * 2)
 }
@@ -76,6 +93,10 @@ export class FuseServer implements Suspender {
   readonly requests = new Float64Array(OPCODE_LIMIT)
   readonly errors = new Float64Array(OPCODE_LIMIT)
   pendingCount = 0
+  /** Those of them that do not wait for anything: the pool moves their data. */
+  spreadCount = 0
+  /** READs that the pool was given for that, ever. */
+  spreadTotal = 0
 
   readonly #context: Context
   readonly #request: FuseRequest
@@ -94,6 +115,7 @@ export class FuseServer implements Suspender {
   #queue = 0
   #head = 0
   #suspended = false
+  #spread = false
   /** Only the first bytes of the request could be copied. */
   #headCut = false
 
@@ -124,6 +146,7 @@ export class FuseServer implements Suspender {
     this.#queue = queue
     this.#head = head
     this.#suspended = false
+    this.#spread = false
     const { opcode } = this.#request
     if (this.session.passthrough.size > 0 && !this.#headCut && this.#options.trace === undefined) {
       const written = this.#directIo.run(buffers)
@@ -274,6 +297,13 @@ export class FuseServer implements Suspender {
 
   // --- requests that are answered later ---------------------------------------------------------
 
+  spreads(bytes: number): boolean {
+    const { spreading } = this.#options
+    if (spreading === undefined || bytes < SPREAD_BYTES || !spreading.moreWaits()) return false
+    this.#spread = this.spreadCount < spreading.helpers(this.spreadCount)
+    return this.#spread
+  }
+
   suspend(mayLast: boolean): number {
     if (mayLast) {
       const fault = this.#mayLast()
@@ -293,6 +323,11 @@ export class FuseServer implements Suspender {
     pending.writeBytes = buffers.writeBytes
     pending.mayLast = mayLast
     if (mayLast) this.#lasting[this.#queue] = (this.#lasting[this.#queue] ?? 0) + 1
+    pending.spread = this.#spread
+    if (this.#spread) {
+      this.spreadCount++
+      this.spreadTotal++
+    }
     pending.segmentCount = copySegments(this.#context.segments, buffers, pending.segments)
     this.#pending[token] = pending
     this.#inFlight[this.#queue] = this.inFlight(this.#queue) + 1
@@ -338,6 +373,7 @@ export class FuseServer implements Suspender {
     this.#inFlight[pending.queue]!--
     if (pending.mayLast) this.#lasting[pending.queue]!--
     this.pendingCount--
+    if (pending.spread) this.spreadCount--
   }
 
   complete(token: number, result: Outcome): void {

@@ -2,6 +2,7 @@
 import { parentPort, workerData } from 'node:worker_threads'
 import { Errno } from '../../protocol/errno.js'
 import { Opcode } from '../../protocol/fuse/opcodes.js'
+import { SPREAD_BYTES } from '../../src/fuse/server.js'
 import { native } from '../../src/native/addon.js'
 import { type Ask, drive, type Task } from '../helpers/driver-thread.js'
 import { concat, u32s, u64 } from '../helpers/front-end.js'
@@ -301,7 +302,7 @@ class Contender {
     const fh = yield* this.#open(node, 0)
     for (let round = 0; round < this.#order.rounds; round++) {
       const offset = this.#below(BIG_BYTES)
-      const size = 1 + this.#below(0x2_0000)
+      const size = this.#below(2) === 0 ? SPREAD_BYTES : 1 + this.#below(0x2_0000)
       const data = yield* this.#read(node, fh, offset, size)
       if (data.length !== Math.min(size, BIG_BYTES - offset)) throw new Error('a short read')
       for (let i = 0; i < data.length; i += 509)

@@ -89,61 +89,66 @@ function checkLog(t: ExecutionContext, log: Uint8Array, accounts: readonly Accou
     t.is(seen[driver]!.size, appended.length, `records of ${driver}`)
 }
 
-for (const keepsMetadata of [false, true])
-  for (const drivers of [4, 2]) {
-    const runs = !keepsMetadata || process.geteuid?.() === 0 ? test : test.skip
-    runs(
-      `${drivers} queues at once add up${keepsMetadata ? ', with metadata kept' : ''}`,
-      async t => {
-        t.timeout(110_000)
-        const r = rig(t, { queues: drivers + 2, keepsMetadata })
-        mkdirSync(join(r.folder, 'shared'))
-        writeFileSync(join(r.folder, 'log'), '')
-        writeFileSync(join(r.folder, 'slots'), new Uint8Array(drivers * SLOTS * SLOT_BYTES))
-        writeFileSync(
-          join(r.folder, 'big'),
-          Uint8Array.from({ length: BIG_BYTES }, (_, i) => bigByte(i)),
-        )
-        const client = r.client()
-        const accounts = await contend(r, drivers, 20261121)
-        t.deepEqual(
-          accounts.map(account => account.fault),
-          Array.from({ length: drivers }, () => ''),
-        )
-        t.deepEqual(r.log, [])
-        t.is(r.server.pendingCount, 0)
-        const answered = accounts.reduce((sum, { requests }) => sum + requests, 0)
-        // INIT is the one beside them.
-        t.is(r.device.counters.requests, answered + 1)
-        t.true(answered > drivers * TASKS * ROUNDS)
+for (const [drivers, keepsMetadata, helpers] of [
+  [4, false, 0],
+  [4, true, 3],
+  [2, false, 1],
+] as const) {
+  const runs = !keepsMetadata || process.geteuid?.() === 0 ? test : test.skip
+  runs(
+    `${drivers} queues at once add up${keepsMetadata ? ', with metadata kept' : ''}, ${helpers} threads that help`,
+    async t => {
+      t.timeout(110_000)
+      const r = rig(t, { queues: drivers + 2, keepsMetadata, helpers })
+      mkdirSync(join(r.folder, 'shared'))
+      writeFileSync(join(r.folder, 'log'), '')
+      writeFileSync(join(r.folder, 'slots'), new Uint8Array(drivers * SLOTS * SLOT_BYTES))
+      writeFileSync(
+        join(r.folder, 'big'),
+        Uint8Array.from({ length: BIG_BYTES }, (_, i) => bigByte(i)),
+      )
+      const client = r.client()
+      const accounts = await contend(r, drivers, 20261121)
+      t.deepEqual(
+        accounts.map(account => account.fault),
+        Array.from({ length: drivers }, () => ''),
+      )
+      t.deepEqual(r.log, [])
+      t.is(r.server.pendingCount, 0)
+      t.is(r.server.spreadCount, 0)
+      t.is(r.server.spreadTotal > 0, helpers > 0)
+      const answered = accounts.reduce((sum, { requests }) => sum + requests, 0)
+      // INIT is the one beside them.
+      t.is(r.device.counters.requests, answered + 1)
+      t.true(answered > drivers * TASKS * ROUNDS)
 
-        // What each was told it made or removed is all that happened.
-        const names = readdirSync(join(r.folder, 'shared'))
-        t.is(
-          names.length,
-          accounts.reduce((sum, account) => sum + account.names, 0),
-        )
-        for (const name of names) t.true(client.lookup(client.lookup(1, 'shared'), name) > 0, name)
-        checkLog(t, readFileSync(join(r.folder, 'log')), accounts)
+      // What each was told it made or removed is all that happened.
+      const names = readdirSync(join(r.folder, 'shared'))
+      t.is(
+        names.length,
+        accounts.reduce((sum, account) => sum + account.names, 0),
+      )
+      for (const name of names) t.true(client.lookup(client.lookup(1, 'shared'), name) > 0, name)
+      checkLog(t, readFileSync(join(r.folder, 'log')), accounts)
 
-        // Lookups balance: a node is there while one is left, and goes with the last.
-        t.is(r.fs.handleCount, 0)
-        const lookups = new Map<number, number>()
-        for (const account of accounts)
-          for (const [node, count] of account.lookups)
-            lookups.set(node, (lookups.get(node) ?? 0) + count)
-        const shared = client.lookup(1, 'shared')
-        const add = (node: number, count: number): void =>
-          void lookups.set(node, (lookups.get(node) ?? 0) + count)
-        add(shared, names.length + 1)
-        for (const name of names) add(client.lookup(shared, name), 2)
-        t.is(r.fs.nodeCount - 1, lookups.size)
-        for (const [node, count] of lookups) if (count > 1) client.forget(node, count - 1)
-        t.is(r.fs.nodeCount - 1, lookups.size)
-        for (const node of lookups.keys()) client.forget(node, 1)
-        t.is(r.fs.nodeCount, 1)
-        rmSync(r.folder, { recursive: true })
-        mkdirSync(r.folder)
-      },
-    )
-  }
+      // Lookups balance: a node is there while one is left, and goes with the last.
+      t.is(r.fs.handleCount, 0)
+      const lookups = new Map<number, number>()
+      for (const account of accounts)
+        for (const [node, count] of account.lookups)
+          lookups.set(node, (lookups.get(node) ?? 0) + count)
+      const shared = client.lookup(1, 'shared')
+      const add = (node: number, count: number): void =>
+        void lookups.set(node, (lookups.get(node) ?? 0) + count)
+      add(shared, names.length + 1)
+      for (const name of names) add(client.lookup(shared, name), 2)
+      t.is(r.fs.nodeCount - 1, lookups.size)
+      for (const [node, count] of lookups) if (count > 1) client.forget(node, count - 1)
+      t.is(r.fs.nodeCount - 1, lookups.size)
+      for (const node of lookups.keys()) client.forget(node, 1)
+      t.is(r.fs.nodeCount, 1)
+      rmSync(r.folder, { recursive: true })
+      mkdirSync(r.folder)
+    },
+  )
+}

@@ -26,7 +26,7 @@ export interface Ask {
 export type Task = Generator<Ask, void, FuseReply>
 
 /** What a task's buffers take: the request, then the reply. */
-export const TASK_BYTES = 0x2_8000
+export const TASK_BYTES = 0x4_8000
 const REQUEST_BYTES = 0x4000
 const PATIENCE_MS = 20_000
 
