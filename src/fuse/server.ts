@@ -18,6 +18,7 @@ import { OPERATIONS } from './operations.js'
 import { ReplySink } from './ops-directory.js'
 import { FuseRequest, OUT_HEADER_BYTES, type Suspender } from './request.js'
 import { FuseSession, type SessionOptions } from './session.js'
+import { SPREAD_BYTES, type Spreading } from './spreading.js'
 
 const IN_HEADER_BYTES = fuse_in_header.SIZE
 /** A reply that comes later has this much body at most (fuse_write_out, fuse_lk_out). */
@@ -45,20 +46,6 @@ export interface ServerOptions extends SessionOptions {
   readonly trace?: ServerTrace | undefined
   /** undefined: the device thread moves everything that does not wait. */
   readonly spreading?: Spreading | undefined
-}
-
-/**
- * From so many bytes on another thread is worth waking. Measured with one helper: reads of 128 KiB cost 1.25 to 1.45
- * times the CPU and were no faster; of 256 KiB 1.02 to 1.15 times, and were 1.26 to 1.41 times as fast.
- */
-export const SPREAD_BYTES = 256 * 1024
-
-/** What decides whether several threads move data at once. */
-export interface Spreading {
-  /** The guest has asked for more than the request in hand. */
-  moreWaits(): boolean
-  /** Threads that have a CPU of their own beside the device thread's; `busy` of them are at work already. */
-  helpers(busy: number): number
 }
 
 export interface ServerTrace {

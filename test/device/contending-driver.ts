@@ -2,7 +2,7 @@
 import { parentPort, workerData } from 'node:worker_threads'
 import { Errno } from '../../protocol/errno.js'
 import { Opcode } from '../../protocol/fuse/opcodes.js'
-import { SPREAD_BYTES } from '../../src/fuse/server.js'
+import { SPREAD_BYTES } from '../../src/fuse/spreading.js'
 import { native } from '../../src/native/addon.js'
 import { type Ask, drive, type Task } from '../helpers/driver-thread.js'
 import { concat, u32s, u64 } from '../helpers/front-end.js'

@@ -6,6 +6,7 @@ import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { join } from 'node:path'
 import { Worker } from 'node:worker_threads'
 import test, { type ExecutionContext } from 'ava'
+import { wherePossible } from '../../src/fuse/passthrough.js'
 import { native } from '../../src/native/addon.js'
 import { TASK_BYTES } from '../helpers/driver-thread.js'
 import { BUFFERS_AT, MEMORY_BYTES } from '../helpers/front-end.js'
@@ -89,17 +90,17 @@ function checkLog(t: ExecutionContext, log: Uint8Array, accounts: readonly Accou
     t.is(seen[driver]!.size, appended.length, `records of ${driver}`)
 }
 
-for (const [drivers, keepsMetadata, helpers] of [
-  [4, false, 0],
-  [4, true, 3],
-  [2, false, 1],
+for (const [drivers, keepsMetadata, helpers, passthrough] of [
+  [4, false, 0, undefined],
+  [4, true, 3, wherePossible],
+  [2, false, 1, undefined],
 ] as const) {
   const runs = !keepsMetadata || process.geteuid?.() === 0 ? test : test.skip
   runs(
     `${drivers} queues at once add up${keepsMetadata ? ', with metadata kept' : ''}, ${helpers} threads that help`,
     async t => {
       t.timeout(110_000)
-      const r = rig(t, { queues: drivers + 2, keepsMetadata, helpers })
+      const r = rig(t, { queues: drivers + 2, keepsMetadata, helpers, fuse: { passthrough } })
       mkdirSync(join(r.folder, 'shared'))
       writeFileSync(join(r.folder, 'log'), '')
       writeFileSync(join(r.folder, 'slots'), new Uint8Array(drivers * SLOTS * SLOT_BYTES))

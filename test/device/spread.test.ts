@@ -2,7 +2,8 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'ava'
-import { SPREAD_BYTES } from '../../src/fuse/server.js'
+import { type PassthroughPolicy, wherePossible } from '../../src/fuse/passthrough.js'
+import { SPREAD_BYTES } from '../../src/fuse/spreading.js'
 import { BUFFERS_AT, concat, u32s, u64 } from '../helpers/front-end.js'
 import type { FuseClient } from '../helpers/fuse-client.js'
 import { type Rig, rig } from '../helpers/rig.js'
@@ -38,14 +39,15 @@ function answers(r: Rig, count: number): Map<number, number> {
   return found
 }
 
-for (const [helpers, sizes, spread] of [
+for (const [helpers, sizes, spread, passthrough] of [
   [2, [SPREAD_BYTES, SPREAD_BYTES], 1],
+  [2, [SPREAD_BYTES, SPREAD_BYTES], 1, wherePossible],
   [2, [SPREAD_BYTES], 0],
   [2, [SPREAD_BYTES - 1, SPREAD_BYTES - 1, SPREAD_BYTES], 0],
   [0, [SPREAD_BYTES, SPREAD_BYTES, SPREAD_BYTES], 0],
-] as const)
-  test(`with ${helpers} helpers, of reads of ${sizes.join(', ')} bytes ${spread} go to the pool`, t => {
-    const r = rig(t, { helpers })
+] as readonly [number, number[], number, PassthroughPolicy?][])
+  test(`with ${helpers} helpers, of reads of ${sizes.join(', ')} bytes ${spread} go to the pool${passthrough === undefined ? '' : ', past the file system otherwise'}`, t => {
+    const r = rig(t, { helpers, fuse: { passthrough } })
     const data = Uint8Array.from({ length: 2 * SPREAD_BYTES }, (_, i) => (i * 7) >> 3)
     writeFileSync(join(r.folder, 'big'), data)
     const heads = offer(r, r.client(), sizes)
