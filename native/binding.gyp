@@ -1,5 +1,5 @@
 {
-  "variables": { "sanitize%": 0 },
+  "variables": { "sanitize%": "no" },
   "targets": [
     {
       "target_name": "virtiofsd_native",
@@ -27,9 +27,13 @@
       # Threads and signal handlers of ours may outlive the last JavaScript thread that uses the shim.
       "ldflags": ["-Wl,-z,nodelete"],
       "conditions": [
-        ["sanitize==1", {
+        ["sanitize=='address'", {
           "cflags_cc": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"],
           "ldflags": ["-fsanitize=address,undefined"]
+        }],
+        ["sanitize=='thread'", {
+          "cflags_cc": ["-fsanitize=thread", "-fno-omit-frame-pointer"],
+          "ldflags": ["-fsanitize=thread"]
         }]
       ]
     },

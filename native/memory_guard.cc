@@ -27,10 +27,13 @@ void onBusError(int signal, siginfo_t* info, void* context) {
   const uintptr_t at = reinterpret_cast<uintptr_t>(info->si_addr);
   for (Guard& guard : guards) {
     const uintptr_t base = guard.base.load(std::memory_order_acquire);
-    if (base <= 1 || at < base || at - base >= guard.bytes.load(std::memory_order_relaxed)) continue;
+    const size_t bytes = guard.bytes.load(std::memory_order_acquire);
+    if (base <= 1 || at < base || at - base >= bytes) continue;
+    // Another thread may have given the place to another mapping between the two. The one that is meant here
+    // stays: whoever touches a mapping holds it.
+    if (guard.base.load(std::memory_order_relaxed) != base) continue;
     // All of it, not a page: huge pages cannot be replaced by parts, and nothing of it is trusted now.
-    void* zero = mmap(reinterpret_cast<void*>(base), guard.bytes.load(std::memory_order_relaxed),
-                      PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+    void* zero = mmap(reinterpret_cast<void*>(base), bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
     if (zero == MAP_FAILED) break;
     guard.torn.store(true, std::memory_order_release);
     return;
@@ -60,7 +63,7 @@ int guardMapping(uint8_t* base, size_t bytes) {
   for (int i = 0; i < kMaxGuards; i++) {
     uintptr_t free = 0;
     if (!guards[i].base.compare_exchange_strong(free, 1)) continue;
-    guards[i].bytes.store(bytes, std::memory_order_relaxed);
+    guards[i].bytes.store(bytes, std::memory_order_release);
     guards[i].torn.store(false, std::memory_order_relaxed);
     guards[i].base.store(reinterpret_cast<uintptr_t>(base), std::memory_order_release);
     return i;

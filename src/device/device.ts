@@ -214,7 +214,7 @@ export class Device implements VhostDevice {
       this.counters.spins++
       const ready = this.#context.wait(0, spinUs)
       if (this.#polling.wantsToKnow) this.#polling.preempted(this.#context.preemptions())
-      if (ready > 0 || this.#anyPending()) {
+      if (ready > 0 || this.anyPending()) {
         this.counters.spinsThatPaid++
         this.#polling.spun()
         return ready
@@ -224,7 +224,8 @@ export class Device implements VhostDevice {
     return this.#sleep()
   }
 
-  #anyPending(): boolean {
+  /** Some ring holds a request that was not taken yet. */
+  anyPending(): boolean {
     for (const queue of this.#serving) if (queue.pending()) return true
     return false
   }
@@ -313,6 +314,8 @@ export class Device implements VhostDevice {
         continue
       }
       const answered = this.#handle(queue, head, 0, 0)
+      // They are done while this thread does others: the guest need not wait for the end of the batch.
+      if (this.#server.spreadCount > 0) this.#reap()
       // The first answer wakes a guest that sleeps, so that it works while the rest of the batch is done.
       if (i === 0 && answered) this.#signal(index)
     }

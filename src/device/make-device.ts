@@ -9,6 +9,7 @@ import type { FileSystem } from '../vfs/filesystem.js'
 import type { Log, LogLevel } from '../vhost/log.js'
 import { Chain } from '../virtio/chain.js'
 import { Device } from './device.js'
+import type { IdleCpus } from './idle-cpus.js'
 import { tracer } from './trace.js'
 
 export interface DeviceSettings {
@@ -17,6 +18,8 @@ export interface DeviceSettings {
   readonly passthrough: boolean
   readonly logLevel: LogLevel
   readonly fuse: SessionOptions
+  /** undefined: one thread moves the data of large reads. */
+  readonly idleCpus?: IdleCpus | undefined
 }
 
 export function makeDevice(
@@ -27,6 +30,7 @@ export function makeDevice(
   log: Log,
 ): { readonly device: Device; readonly server: FuseServer } {
   let device: Device
+  const { idleCpus } = settings
   const server = new FuseServer(context, fs, {
     ...settings.fuse,
     window,
@@ -35,6 +39,10 @@ export function makeDevice(
     waitRoom: queue => device.waitRoom(queue),
     onFault: (message, cause) =>
       log('error', `${message}: ${cause instanceof Error ? cause.stack : String(cause)}`),
+    spreading: idleCpus && {
+      moreWaits: () => device.anyPending(),
+      helpers: busy => idleCpus.helpers(busy),
+    },
     trace: settings.logLevel === 'trace' ? tracer(log) : undefined,
   })
   device = new Device(context, new Chain(context, TABLE_AT, TABLE_BYTES), server, {

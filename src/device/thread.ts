@@ -21,6 +21,7 @@ import { Context } from '../native/context.js'
 import type { Log, LogLevel } from '../vhost/log.js'
 import { VhostUserSession } from '../vhost/session.js'
 import { type Device, Token } from './device.js'
+import { IdleCpus } from './idle-cpus.js'
 import { type DeviceSettings, makeDevice } from './make-device.js'
 import { Rehearsal } from './rehearsal.js'
 
@@ -71,6 +72,7 @@ function main(
   context: Context,
   changes: HostChanges | number | undefined,
   stageChanges: HostChanges | number | undefined,
+  idleCpus: IdleCpus | undefined,
   options: ThreadOptions,
 ): void {
   const log: Log = (level, message) => post({ type: 'log', level, message })
@@ -105,7 +107,7 @@ function main(
   do {
     const socketFd = accept(context, options, rehearsal)
     post({ type: 'connected' })
-    const violation = serve(context, fs, coherence, socketFd, options, log)
+    const violation = serve(context, fs, coherence, socketFd, options, idleCpus, log)
     native.closeFd(socketFd)
     post({ type: 'ended', violation })
   } while (options.reconnect)
@@ -135,10 +137,12 @@ function serve(
   coherence: Coherence | undefined,
   socketFd: number,
   options: ThreadOptions,
+  idleCpus: IdleCpus | undefined,
   log: Log,
 ): string {
   const dax = options.dax && new Window(context, DAX_AT, fs.mappable, options.dax, log)
-  const { device, server } = makeDevice(context, coherence?.fs ?? fs, dax, options, log)
+  const settings = { ...options, idleCpus }
+  const { device, server } = makeDevice(context, coherence?.fs ?? fs, dax, settings, log)
   native.setNonBlocking(socketFd, true)
   const session = new VhostUserSession(context, MESSAGE_AT, device, {
     socketFd,
@@ -170,6 +174,8 @@ function serve(
     'debug',
     `metadata: ${hits} attributes and ${nameHits} names were answered from what is kept, ${looks} looks for changes found ${events}`,
   )
+  if (server.spreadTotal > 0)
+    log('debug', `${server.spreadTotal} large reads were copied by other threads`)
   if (dax !== undefined)
     log('debug', `DAX: ${dax.summary()}; FUSE_READ ${server.requests[Opcode.FUSE_READ]}`)
   if (coherence !== undefined)
@@ -225,8 +231,9 @@ function start({ poolThreads, watchesChanges }: ThreadStart): void {
     watchesChanges ? HostChanges.open(context) : undefined
   const changes = open()
   const stageChanges = open()
+  const idleCpus = IdleCpus.open()
   parentPort?.once('message', (options: ThreadOptions) =>
-    main(context, changes, stageChanges, options),
+    main(context, changes, stageChanges, idleCpus, options),
   )
   post({ type: 'loaded' })
 }

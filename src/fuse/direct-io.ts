@@ -66,7 +66,7 @@ export class DirectIo {
     const request = this.#request
     const flags = passthrough.readFlags(slot, size)
     if (flags < 0 || length !== IN_HEADER_BYTES + fuse_read_in.SIZE) return ORDINARY
-    if (size > request.replyRoom || size > maxReadBytes) return ORDINARY
+    if (size > request.replyRoom || size > maxReadBytes || request.spreads(size)) return ORDINARY
     const context = this.#context
     const fd = passthrough.fd(slot)
     const { writeFirst, writeCount } = at

@@ -10,6 +10,7 @@ export const OUT_HEADER_BYTES = 16
 /** Where `suspend` and `complete` go: the server that owns the request. */
 export interface Suspender {
   suspend(mayLast: boolean): number
+  spreads(bytes: number): boolean
   complete(token: number, outcome: number): void
   cancel(token: number): void
   interrupt(uniqueLow: number, uniqueHigh: number): void
@@ -89,6 +90,10 @@ export class FuseRequest implements Request {
   suspend(mayLast = false): number {
     this.token = this.#suspender.suspend(mayLast)
     return this.token
+  }
+
+  spreads(bytes: number): boolean {
+    return this.#suspender.spreads(bytes)
   }
 
   complete(token: number, outcome: number): void {

@@ -18,6 +18,7 @@ import { OPERATIONS } from './operations.js'
 import { ReplySink } from './ops-directory.js'
 import { FuseRequest, OUT_HEADER_BYTES, type Suspender } from './request.js'
 import { FuseSession, type SessionOptions } from './session.js'
+import { SPREAD_BYTES, type Spreading } from './spreading.js'
 
 const IN_HEADER_BYTES = fuse_in_header.SIZE
 /** A reply that comes later has this much body at most (fuse_write_out, fuse_lk_out). */
@@ -45,6 +46,8 @@ export interface ServerOptions extends SessionOptions {
   readonly onFault: (message: string, cause: unknown) => void
   /** Called with each request and reply when tracing; undefined: off. */
   readonly trace?: ServerTrace | undefined
+  /** undefined: the device thread moves everything that does not wait. */
+  readonly spreading?: Spreading | undefined
 }
 
 export interface ServerTrace {
@@ -65,6 +68,7 @@ class Pending {
   writeBytes = 0
   /** It counts against the room for those that wait for what others do. */
   mayLast = false
+  spread = false
   segmentCount = 0
   readonly segments = new Float64Array(LATE_SEGMENTS * 2)
 }
@@ -78,6 +82,10 @@ export class FuseServer implements Suspender {
   readonly requests = new Float64Array(OPCODE_LIMIT)
   readonly errors = new Float64Array(OPCODE_LIMIT)
   pendingCount = 0
+  /** Those of them that do not wait for anything: the pool moves their data. */
+  spreadCount = 0
+  /** READs that the pool was given for that, ever. */
+  spreadTotal = 0
 
   readonly #context: Context
   readonly #request: FuseRequest
@@ -96,6 +104,7 @@ export class FuseServer implements Suspender {
   #queue = 0
   #head = 0
   #suspended = false
+  #spread = false
   /** Only the first bytes of the request could be copied. */
   #headCut = false
 
@@ -132,6 +141,7 @@ export class FuseServer implements Suspender {
     this.#queue = queue
     this.#head = head
     this.#suspended = false
+    this.#spread = false
     const { opcode } = this.#request
     if (this.session.passthrough.size > 0 && !this.#headCut && this.#options.trace === undefined) {
       const written = this.#directIo.run(buffers)
@@ -284,6 +294,13 @@ export class FuseServer implements Suspender {
 
   // --- requests that are answered later ---------------------------------------------------------
 
+  spreads(bytes: number): boolean {
+    const { spreading } = this.#options
+    if (spreading === undefined || bytes < SPREAD_BYTES || !spreading.moreWaits()) return false
+    this.#spread = this.spreadCount < spreading.helpers(this.spreadCount)
+    return this.#spread
+  }
+
   suspend(mayLast: boolean): number {
     if (mayLast) {
       const fault = this.#mayLast()
@@ -303,6 +320,11 @@ export class FuseServer implements Suspender {
     pending.writeBytes = buffers.writeBytes
     pending.mayLast = mayLast
     if (mayLast) this.#lasting[this.#queue] = (this.#lasting[this.#queue] ?? 0) + 1
+    pending.spread = this.#spread
+    if (this.#spread) {
+      this.spreadCount++
+      this.spreadTotal++
+    }
     pending.segmentCount = copySegments(this.#context.segments, buffers, pending.segments)
     this.#pending[token] = pending
     this.#inFlight[this.#queue] = this.inFlight(this.#queue) + 1
@@ -348,6 +370,7 @@ export class FuseServer implements Suspender {
     this.#inFlight[pending.queue]!--
     if (pending.mayLast) this.#lasting[pending.queue]!--
     this.pendingCount--
+    if (pending.spread) this.spreadCount--
   }
 
   complete(token: number, result: Outcome): void {

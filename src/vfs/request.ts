@@ -99,6 +99,11 @@ export interface Request {
    * requests (-EAGAIN), and the guest may interrupt them (-EINTR: it did already); see `FileSystem.interrupt`.
    */
   suspend(mayLast?: boolean): number
+  /**
+   * Whether `bytes` of data are better moved by the pool, although that would not wait: CPUs stand idle, and the
+   * guest has asked for more meanwhile. After true the request should be suspended.
+   */
+  spreads(bytes: number): boolean
   /** Answers a suspended request once. For this the object may be kept. */
   complete(token: number, outcome: number): void
   /** Takes `suspend` back within the same call: the method's outcome answers after all. */

@@ -62,6 +62,9 @@ class TestRequest implements Request {
   constructor(context: Context) {
     this.context = context
   }
+  spreads(): boolean {
+    return false
+  }
   suspend(): number {
     return this.#next++
   }

@@ -167,6 +167,17 @@ export class FrontEnd {
   }
 }
 
+/** A split ring in guest memory: offsets from its start. */
+export interface RingPlace {
+  readonly index: number
+  readonly size: number
+  readonly kickFd: number
+  readonly callFd: number
+  readonly descriptorsAt: number
+  readonly availAt: number
+  readonly usedAt: number
+}
+
 /** The driver's side of one split ring. */
 export class DriverRing {
   readonly index: number
@@ -313,6 +324,21 @@ export class DriverRing {
     this.descriptor(head, GUEST_BASE + BigInt(tableAt), buffers.length * 16, 4, 0)
     this.#chains.set(head, [head])
     return head
+  }
+
+  /** Where another thread finds this ring, to drive it from now on. */
+  get place(): RingPlace {
+    const { index, size, kickFd, callFd } = this
+    const at = this.#at
+    return {
+      index,
+      size,
+      kickFd,
+      callFd,
+      descriptorsAt: at,
+      availAt: at + AVAIL_AT,
+      usedAt: at + USED_AT,
+    }
   }
 
   /** Elements the device gave back since the last call. */

@@ -42,6 +42,8 @@ export interface RigOptions {
   /** The shared directory, the test's own; by default one that goes with the rig. */
   readonly folder?: string
   readonly transferLimits?: TransferLimits
+  /** Threads that may copy the data of large reads beside the device's; by default none. */
+  readonly helpers?: number
   /** Metadata is kept; without it the host is asked each time. */
   readonly keepsMetadata?: boolean
   /** Longest spin; none by default. `pump` never spins: call `device.turn`. */
@@ -118,6 +120,10 @@ export class BaseRig<F extends RigFileSystem> {
     this.server = new FuseServer(this.context, this.coherence?.fs ?? this.fs, {
       ...DEFAULT_SESSION_OPTIONS,
       ...options.fuse,
+      spreading: {
+        moreWaits: () => this.device.anyPending(),
+        helpers: () => options.helpers ?? 0,
+      },
       window: window?.dax,
       onComplete: (queue, head, written) => this.device.completed(queue, head, written),
       waitRoom: queue => this.device.waitRoom(queue),

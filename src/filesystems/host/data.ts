@@ -187,6 +187,11 @@ export function read(
   const handle = host.handle(fh, false)
   if (handle === undefined) return host.noHandle(fh)
   const { first, count, skip, bytes } = into
+  if (request.spreads(bytes)) {
+    const { fd } = handle
+    const outcome = inPool(request, PoolCall.readv, fd, first, count, skip, bytes, offset, 0)
+    if (outcome === PENDING) return PENDING
+  }
   let call: PoolCall = PoolCall.readv
   if (handle.kind !== 'remote') {
     const { mappings } = host.metadata
