@@ -401,6 +401,7 @@ const COLD = new Set([
   'inotifyAdd',
   'inotifyRemove',
   'mapFile',
+  'mapShared',
   'unmapFile',
   'fanotifyInit',
   'fanotifyMark',
