@@ -377,7 +377,9 @@ int64_t callInterrupt(Context& c, const double* a) {
   std::unique_lock<std::mutex> lock(pool.mutex);
   for (int round = 0; round <= rounds; round++) {
     const auto found =
-        std::find_if(pool.lone.begin(), pool.lone.end(), [&](const Lone* one) { return one->job->token == token; });
+        std::find_if(pool.lone.begin(), pool.lone.end(), [&](const Lone* one) {
+          return one->job != nullptr && one->job->token == token;  // null: handed in, its thread is on its way out
+        });
     if (found == pool.lone.end()) return 0;
     (*found)->interrupted = true;
     pthread_kill((*found)->thread, wakeSignal());
