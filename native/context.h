@@ -129,6 +129,8 @@ struct Pool {
   std::atomic<bool> sleeping{false};  // the device thread is in, or about to enter, epoll_wait
   std::atomic<bool> stop{false};
   size_t inFlight = 0;                // the device thread's own
+  std::vector<int> uses;              // likewise: descriptors of the jobs in flight, one entry for each job
+  std::vector<int> closing;           // likewise: to be closed when the last job that uses them is reaped
   uint64_t submitted = 0;
   size_t idle = 0;
   size_t limit = 1;
@@ -265,6 +267,9 @@ int64_t callInterrupt(Context& c, const double* a);
 int64_t callReap(Context& c, const double* a);
 // Lets another thread help with reads that wait too long. Milliseconds until that may be needed next, or -1.
 int helpBegunReads(Context& c);
+// Whether a job in flight uses `fd`: it is closed then when the last of them is reaped. Its number must not go to
+// another file while a job that has not begun still means this one.
+bool closeLater(Context& c, int fd);
 void stopPool(Context& c);
 
 // --- memory_guard.cc ----------------------------------------------------------------------------

@@ -238,6 +238,35 @@ int startWorker(const std::shared_ptr<Pool>& pool) {
   return fault;
 }
 
+// Descriptors that a job is given by number; returns how many.
+int descriptorsOf(const Job& job, int* fds) {
+  int count = 0;
+  if (job.call != kClose && asInt(job.args[0], &fds[count])) count++;
+  if (job.call == kCopyFileRange && asInt(job.args[2], &fds[count])) count++;
+  return count;
+}
+
+void noteUse(Pool& pool, const Job& job) {
+  int fds[2];
+  const int count = descriptorsOf(job, fds);
+  pool.uses.insert(pool.uses.end(), fds, fds + count);
+}
+
+void noteEnd(Pool& pool, const Job& job) {
+  int fds[2];
+  const int count = descriptorsOf(job, fds);
+  for (int i = 0; i < count; i++) {
+    const auto use = std::find(pool.uses.begin(), pool.uses.end(), fds[i]);
+    *use = pool.uses.back();
+    pool.uses.pop_back();
+    if (pool.closing.empty() || std::find(pool.uses.begin(), pool.uses.end(), fds[i]) != pool.uses.end()) continue;
+    const auto last = std::find(pool.closing.begin(), pool.closing.end(), fds[i]);
+    if (last == pool.closing.end()) continue;
+    close(fds[i]);
+    pool.closing.erase(last);
+  }
+}
+
 std::unique_ptr<Job> takeSpare(Pool& pool) {
   if (pool.spare.empty()) return std::make_unique<Job>();
   std::unique_ptr<Job> job = std::move(pool.spare.back());
@@ -316,6 +345,7 @@ int64_t callSubmit(Context& c, const double* a) {
     pool.spare.push_back(std::move(job));
     return fault;
   }
+  noteUse(pool, *job);
   std::unique_lock<std::mutex> lock(pool.mutex);
   job->order = pool.submitted++;
   std::deque<std::unique_ptr<Job>>& queue = call == kReadBegun ? pool.begun : pool.waiting;
@@ -330,6 +360,7 @@ int64_t callSubmit(Context& c, const double* a) {
     if (refused < 0 && pool.threads.empty()) {
       job = std::move(queue.back());
       queue.pop_back();
+      noteEnd(pool, *job);
       job->held.clear();
       pool.spare.push_back(std::move(job));
       return refused;
@@ -364,6 +395,7 @@ int64_t callSubmitAlone(Context& c, const double* a) {
     return refused;
   }
   pool.inFlight++;
+  noteUse(pool, job);
   pool.lone.push_back(own.release());
   return 0;
 }
@@ -377,7 +409,9 @@ int64_t callInterrupt(Context& c, const double* a) {
   std::unique_lock<std::mutex> lock(pool.mutex);
   for (int round = 0; round <= rounds; round++) {
     const auto found =
-        std::find_if(pool.lone.begin(), pool.lone.end(), [&](const Lone* one) { return one->job->token == token; });
+        std::find_if(pool.lone.begin(), pool.lone.end(), [&](const Lone* one) {
+          return one->job != nullptr && one->job->token == token;  // null: handed in, its thread is on its way out
+        });
     if (found == pool.lone.end()) return 0;
     (*found)->interrupted = true;
     pthread_kill((*found)->thread, wakeSignal());
@@ -413,6 +447,7 @@ int64_t callReap(Context& c, const double*) {
   }
   std::unique_ptr<Job> job = std::move(pool.reaped[pool.reapedCount++]);
   pool.inFlight--;
+  noteEnd(pool, *job);
   if (c.dirty != nullptr && reads(job->call)) markRanges(*c.dirty, job->ranges, job->result);
   c.mail[1] = static_cast<double>(job->result);
   const int32_t token = job->token;
@@ -441,8 +476,17 @@ void stopPool(Context& c) {
     pool.begun.clear();
     return;
   }
+  for (int fd : pool.closing) close(fd);
+  pool.closing.clear();
   close(pool.doneEvent);
   pool.doneEvent = -1;
+}
+
+bool closeLater(Context& c, int fd) {
+  Pool& pool = *c.pool;
+  if (std::find(pool.uses.begin(), pool.uses.end(), fd) == pool.uses.end()) return false;
+  pool.closing.push_back(fd);
+  return true;
 }
 
 }  // namespace vfsd

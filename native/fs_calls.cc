@@ -108,7 +108,10 @@ int64_t reopen(Context& c, const double* a) {
   return result(open(ProcPath(c, node).text, flags | O_CLOEXEC | ((flags & O_PATH) != 0 ? 0 : O_NOCTTY)));
 }
 
-int64_t closeCall(Context&, const double* a) { return plainClose(a); }
+int64_t closeCall(Context& c, const double* a) {
+  INT(fd, a[0]);
+  return closeLater(c, fd) ? 0 : plainClose(a);
+}
 
 int64_t statxCall(Context& c, const double* a) {
   INT(dir, a[0]);

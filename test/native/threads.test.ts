@@ -93,6 +93,18 @@ function live(
     const file = readFileSync(`${folder}/shared`)
     for (let page = 0; page < 16; page++)
       expect(`page ${page}`, file[(me * 16 + page) * PAGE + 5], me * 16 + page + 1)
+    // Waits of their own threads, which end while others are interrupted.
+    const free = openSync(`${folder}/free-${me}`, 'r+')
+    for (let i = 0; i < 100; i++) {
+      expect('submitAlone', context.submitAlone(PoolCall.flock, 5000 + i, free, 2), 0)
+      for (let waits = 0, token = -1; token < 0 && waits < 1000; waits++) {
+        context.wait(100, 0)
+        expect('interrupt of another', context.interrupt(4999, 0), 0)
+        token = context.reap()
+        if (token >= 0) expect('token', token, 5000 + i)
+      }
+    }
+    closeSync(free)
     // Memory that its owner cuts short, while others map and unmap theirs.
     ftruncateSync(memory, 0)
     expect('copyIn of torn memory', context.copyIn(0, 1, 0, 0, 8), 8)
@@ -118,7 +130,10 @@ test('contexts live and end side by side in several threads', async t => {
   t.timeout(110_000)
   const folder = makeFolder(t)
   writeFileSync(join(folder, 'shared'), new Uint8Array(THREADS * 16 * 4096))
-  for (let i = 0; i < THREADS; i++) writeFileSync(join(folder, `lock-${i}`), '')
+  for (let i = 0; i < THREADS; i++) {
+    writeFileSync(join(folder, `lock-${i}`), '')
+    writeFileSync(join(folder, `free-${i}`), '')
+  }
   t.is(E.EFAULT, 14)
   t.is(E.EBADF, 9)
   const workers = Array.from({ length: THREADS }, (_, i) =>
