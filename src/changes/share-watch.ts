@@ -44,6 +44,12 @@ const WALK_TURN_MS = 5
 const READ_BYTES = 65_536
 /** Reads in one turn: more than the kernel's queue holds by default. */
 const READS = 64
+/** Places of a renamed directory that are remembered, and turns in which it may be at none of them. */
+const MOST_PLACES = 64
+const MOST_TURNS = 20
+/** A directory that is not there is looked for in this turn and the next two; so many of them at most. */
+const MOST_TRIES = 3
+const MOST_MISSED = 10_000
 /** Before everything is looked for anew: who makes changes faster than they are read shall not keep us at it. */
 const REST_MS = 500
 
@@ -78,12 +84,36 @@ export interface ChangeListener {
   watching(directories: number, unwatched: number): void
 }
 
+/**
+ * A directory that was renamed. Where it is now must be looked up among the places it was told or found to be at:
+ * the kernel puts equal renames together, so that of a to b, b to a, a to b only the first two are told; and a
+ * rename into a directory that was not watched yet is told as one to nowhere.
+ */
+interface Moved {
+  readonly key: string
+  readonly directory: WatchedDirectory
+  readonly places: Place[]
+  readonly byGuest: boolean
+  /** Turns in which it was nowhere: the next rename of it, or of what leads to it, is on its way. */
+  turns: number
+}
+
+interface Place {
+  readonly parent: WatchedDirectory
+  readonly name: string
+}
+
 /** A directory to be watched. */
 interface Step {
   readonly parent: WatchedDirectory | undefined
   readonly name: string
-  /** What is in it came with it, made by the guest (true) or by somebody else; undefined: was there before. */
-  readonly byGuest: boolean | undefined
+  /** It was there, came by a rename, or was made: then what is found in it is new, too. */
+  readonly why: 'start' | 'renamed' | 'made'
+  readonly byGuest: boolean
+  /** Number of the turn in which it was told of. */
+  readonly turn: number
+  /** How often it was missed. */
+  readonly tries: number
 }
 
 export class ShareWatch {
@@ -93,6 +123,10 @@ export class ShareWatch {
   readonly #events = Buffer.allocUnsafeSlow(READ_BYTES)
   readonly #directories = new Directories()
   readonly #steps: Step[] = []
+  /** Not found where they should be: gone, or there was a rename that is not told yet. */
+  #missed: Step[] = []
+  #turn = 0
+  readonly #moved = new Map<string, Moved>()
   #root = -1
   #listener: ChangeListener | undefined
   #timer: NodeJS.Timeout | undefined
@@ -164,12 +198,21 @@ export class ShareWatch {
     this.#resting = undefined
     this.#context.raw.fanotifyClear(this.#group)
     this.#directories.clear()
+    this.#moved.clear()
+    this.#missed = []
     this.#steps.length = 0
     this.#unwatched = 0
   }
 
   #begin(): void {
-    this.#steps.push({ parent: undefined, name: '', byGuest: undefined })
+    this.#steps.push({
+      parent: undefined,
+      name: '',
+      why: 'start',
+      byGuest: false,
+      turn: 0,
+      tries: 0,
+    })
     this.#walk()
   }
 
@@ -187,6 +230,8 @@ export class ShareWatch {
       if (bytes === 0) break
       for (const event of readNamedEvents(this.#events, bytes)) this.#take(event)
     }
+    if (this.#moved.size > 0) this.#findMoved()
+    if (this.#missed.length > 0) this.#tryAgain()
     this.#tell()
     if (this.#toldUnwatched >= 0 && this.#unwatched > this.#toldUnwatched) this.#sayWatching()
   }
@@ -197,6 +242,7 @@ export class ShareWatch {
   }
 
   #tell(): void {
+    this.#turn++
     if (this.#changes.length === 0 && !this.#lost) return
     const changes = this.#changes
     const lost = this.#lost
@@ -218,6 +264,8 @@ export class ShareWatch {
     this.#resting = setTimeout(() => this.#begin(), REST_MS)
   }
 
+  // --- renames of directories ---------------------------------------------------------------------
+
   #renamed({ mask, pid, from, to, inode }: NamedEvent): void {
     const path = this.#pathOf(from)
     const target = to === undefined ? undefined : this.#directories.get(to.directory)
@@ -228,6 +276,10 @@ export class ShareWatch {
     const moved = isDirectory && inode !== undefined ? this.#directories.get(inode) : undefined
     const known = moved !== undefined
     if (known) {
+      const source = from === undefined ? undefined : this.#directories.get(from.directory)
+      this.#noteMoved(inode!, moved, moved.parent, moved.name, byGuest)
+      this.#noteMoved(inode!, moved, source, from?.name ?? '', byGuest)
+      this.#noteMoved(inode!, moved, target, to?.name ?? '', byGuest)
       moved.parent = target
       moved.name = to?.name ?? ''
     }
@@ -241,8 +293,73 @@ export class ShareWatch {
     // What comes from elsewhere may hold directories that are not watched; what was renamed before it could be
     // watched is new, and so is all that is in it.
     if (toPath !== undefined && isDirectory && (!known || path === undefined))
-      this.#come(target!, to!.name, path === undefined ? undefined : byGuest)
+      this.#come(target!, to!.name, path === undefined ? 'renamed' : 'made', byGuest)
   }
+
+  #noteMoved(
+    key: string,
+    directory: WatchedDirectory,
+    parent: WatchedDirectory | undefined,
+    name: string,
+    byGuest: boolean,
+  ): void {
+    if (parent === undefined) return
+    let noted = this.#moved.get(key)
+    if (noted?.directory !== directory) {
+      noted = { key, directory, places: [], byGuest, turns: 0 }
+      this.#moved.set(key, noted)
+    }
+    const { places } = noted
+    const isNoted = places.some(place => place.parent === parent && place.name === name)
+    if (!isNoted && places.length < MOST_PLACES) places.push({ parent, name })
+  }
+
+  /** Puts right what is known of renamed directories, and tells that. */
+  #findMoved(): void {
+    // One may be below another.
+    for (let found = true; found; ) {
+      found = false
+      for (const moved of this.#moved.values()) if (this.#findOne(moved)) found = true
+    }
+    for (const moved of this.#moved.values())
+      if (++moved.turns > MOST_TURNS) {
+        this.#startAnew()
+        return
+      }
+  }
+
+  /** True when it was found, and is noted no more. */
+  #findOne({ key, directory, places, byGuest }: Moved): boolean {
+    const path = this.#directories.pathOf(directory, '')
+    const isGone = this.#directories.get(key) !== directory
+    if (isGone || (path !== undefined && this.#isAt(path, key))) return this.#moved.delete(key)
+    for (const { parent, name } of places) {
+      const to = this.#directories.pathOf(parent, name)
+      if (to === undefined || to === path || !this.#isAt(to, key)) continue
+      directory.parent = parent
+      directory.name = name
+      this.#changes.push({
+        kind: 'rename',
+        isDirectory: true,
+        byGuest,
+        path: bytesOf(path),
+        to: bytesOf(to),
+      })
+      return this.#moved.delete(key)
+    }
+    // Outside the share, as was told.
+    return path === undefined && this.#moved.delete(key)
+  }
+
+  #isAt(path: string, key: string): boolean {
+    const fd = this.#openBeneath(path, O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK)
+    if (fd < 0) return false
+    const there = this.#keyOf(fd)
+    this.#context.close(fd)
+    return there === key
+  }
+
+  // --- everything else ----------------------------------------------------------------------------
 
   #happened({ mask, pid, inode }: NamedEvent, place: EventPlace): void {
     if ((mask & FAN.DELETE_SELF) !== 0) this.#directories.remove(inode ?? place.directory)
@@ -258,7 +375,7 @@ export class ShareWatch {
     if (cameBack) tell(FAN.DELETE, 'delete')
     tell(FAN.CREATE, 'create')
     if (isDirectory && (mask & FAN.CREATE) !== 0)
-      this.#come(this.#directories.get(place.directory)!, place.name, byGuest)
+      this.#come(this.#directories.get(place.directory)!, place.name, 'made', byGuest)
     tell(FAN.MODIFY, 'modify')
     tell(FAN.ATTRIB, 'attrib')
     if (!cameBack) tell(FAN.DELETE, 'delete')
@@ -272,8 +389,8 @@ export class ShareWatch {
   // --- which directories --------------------------------------------------------------------------
 
   /** A directory came: it is watched at once, before what its maker does next. */
-  #come(parent: WatchedDirectory, name: string, byGuest: boolean | undefined): void {
-    this.#steps.push({ parent, name, byGuest })
+  #come(parent: WatchedDirectory, name: string, why: Step['why'], byGuest: boolean): void {
+    this.#steps.push({ parent, name, why, byGuest, turn: this.#turn, tries: 0 })
     if (this.#walking === undefined) this.#walk()
   }
 
@@ -291,28 +408,44 @@ export class ShareWatch {
     if (this.#toldUnwatched < 0) this.#sayWatching()
   }
 
+  /** What was renamed before it was missed has been told by now, or is with the next turn. */
+  #tryAgain(): void {
+    this.#steps.push(...this.#missed.splice(0, MOST_MISSED))
+    this.#missed = []
+    if (this.#walking === undefined) this.#walk()
+  }
+
   #watch(step: Step): void {
     const { parent, name } = step
     const path = parent === undefined ? '.' : this.#directories.pathOf(parent, name)
     if (path === undefined) return
     const fd = this.#openBeneath(path, O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK)
     if (fd < 0) {
-      // It is gone, or no directory any more; anything else is a gap.
       if (fd !== -Errno.ENOENT && fd !== -Errno.ENOTDIR && fd !== -Errno.ELOOP) this.#unwatched++
+      else if (step.tries < MOST_TRIES) this.#missed.push({ ...step, tries: step.tries + 1 })
       return
     }
     const directory = this.#mark(fd, step)
-    if (directory !== undefined) this.#list(fd, directory, step.byGuest)
+    if (directory !== undefined) {
+      // Who has looked there already did so before it was watched: he is to look again.
+      if (step.why !== 'start' && step.turn !== this.#turn)
+        this.#tellFound(directory, '', true, step.byGuest)
+      this.#list(fd, directory, step)
+    }
     this.#context.close(fd)
   }
 
   /** Undefined: it is not to be watched, or is already. */
-  #mark(fd: number, { parent, name }: Step): WatchedDirectory | undefined {
+  #mark(fd: number, { parent, name, byGuest }: Step): WatchedDirectory | undefined {
     const key = this.#keyOf(fd)
     const known = key === undefined ? undefined : this.#directories.get(key)
     if (known !== undefined) {
-      // Seen by another way (a bind mount), or on its way here by a rename that is not told yet.
-      if (this.#directories.pathOf(known, '') !== undefined) return undefined
+      // Seen by another way (a bind mount), or renamed, which is not told yet.
+      const isHere = known.parent === parent && known.name === name
+      if (!isHere && this.#directories.pathOf(known, '') !== undefined) {
+        if (parent !== undefined) this.#noteMoved(key!, known, parent, name, byGuest)
+        return undefined
+      }
       known.parent = parent
       known.name = name
       return known
@@ -340,8 +473,8 @@ export class ShareWatch {
     )
   }
 
-  /** Goes on with the directories in it; with `byGuest` its entries are told as made. */
-  #list(fd: number, directory: WatchedDirectory, byGuest: boolean | undefined): void {
+  /** Goes on with the directories in it. */
+  #list(fd: number, directory: WatchedDirectory, { why, byGuest }: Step): void {
     const { view } = this.#context
     const D = linux_dirent64.f
     for (;;) {
@@ -353,9 +486,9 @@ export class ShareWatch {
         const name = this.#arena.toString('latin1', nameAt, this.#arena.indexOf(0, nameAt))
         if (name === '.' || name === '..') continue
         const type = D.d_type.get(view, at)
-        if (byGuest !== undefined) this.#tellFound(directory, name, type === DT_DIR, byGuest)
+        if (why === 'made') this.#tellFound(directory, name, type === DT_DIR, byGuest)
         if (type === DT_DIR || type === DT_UNKNOWN)
-          this.#steps.push({ parent: directory, name, byGuest })
+          this.#steps.push({ parent: directory, name, why, byGuest, turn: this.#turn, tries: 0 })
       }
     }
   }
