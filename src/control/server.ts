@@ -59,6 +59,7 @@ export class ControlServer {
   readonly #server: Server
   readonly #clients = new Set<Client>()
   #watching: Watching | undefined
+  #closed = false
   #status: Promise<Status> | undefined
 
   constructor(source: ControlSource, log: Log) {
@@ -85,8 +86,9 @@ export class ControlServer {
     return count
   }
 
-  /** Ends every connection. */
+  /** Ends every connection. The source is left as it is. */
   close(): void {
+    this.#closed = true
     this.#server.close()
     for (const { socket } of this.#clients) socket.destroy()
   }
@@ -117,7 +119,7 @@ export class ControlServer {
 
   #gone(client: Client): void {
     this.#clients.delete(client)
-    if (!client.listens || this.listeners > 0) return
+    if (this.#closed || !client.listens || this.listeners > 0) return
     this.#watching = undefined
     this.#source.stopEvents()
   }
