@@ -35,7 +35,7 @@ import {
 import { Context, EMPTY_PATH } from '../native/context.js'
 import { Directories, type WatchedDirectory } from './directories.js'
 
-/** Each directory takes about 1.5 KiB of kernel memory while it is watched. */
+/** The inode of each stays in memory while it is watched: 1.1 KiB on ext4; and 0.6 KiB here. */
 export const MAX_DIRECTORIES = 65_536
 
 const TICK_MS = 50

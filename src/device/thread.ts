@@ -16,6 +16,7 @@ import { HostChanges } from '../filesystems/host/host-changes.js'
 import { HostFileSystem } from '../filesystems/host/host-filesystem.js'
 import type { HostOptions } from '../filesystems/host/options.js'
 import { ARENA_BYTES, CHANNEL_AT, DAX_AT, MESSAGE_AT, SCRATCH_AT } from '../fuse/layout.js'
+import type { FuseServer } from '../fuse/server.js'
 import { native } from '../native/addon.js'
 import { Context } from '../native/context.js'
 import type { Log, LogLevel } from '../vhost/log.js'
@@ -64,6 +65,7 @@ export type ThreadMessage =
 
 /** A front end that is there at once is not kept waiting. */
 const REHEARSE_AFTER_MS = 5
+
 /** What the thread can say of itself. */
 export interface ThreadStatus {
   /** Requests taken and errors answered, by opcode. */
