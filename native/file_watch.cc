@@ -8,6 +8,10 @@
 #include <sys/fanotify.h>
 #include <sys/inotify.h>
 
+#ifndef FAN_REPORT_DFID_NAME_TARGET
+#define FAN_REPORT_DFID_NAME_TARGET 0x1e00
+#endif
+
 namespace vfsd {
 
 namespace {
@@ -51,6 +55,24 @@ napi_value fanotifyInit(napi_env env, napi_callback_info) {
   return number(env, fd >= 0 ? fd : -errno);
 }
 
+// Marks of directories whose events name the entry (Linux 5.17). The queue keeps its limit: who is slow is told.
+napi_value fanotifyInitNamed(napi_env env, napi_callback_info) {
+  const unsigned flags = FAN_CLASS_NOTIF | FAN_CLOEXEC | FAN_NONBLOCK | FAN_REPORT_DFID_NAME_TARGET;
+  int fd = fanotify_init(flags | FAN_UNLIMITED_MARKS, O_RDONLY);
+  if (fd < 0 && errno == EPERM) fd = fanotify_init(flags, O_RDONLY);
+  return number(env, fd >= 0 ? fd : -errno);
+}
+
+napi_value fanotifyMarkOpen(napi_env env, napi_callback_info info) {
+  napi_value args[3];
+  int group, fd, mask;
+  if (arguments(env, info, args, 3, nullptr) < 3 || !toInt(env, args[0], &group) || !toInt(env, args[1], &fd) ||
+      !toInt(env, args[2], &mask))
+    return typeError(env, "fanotifyMarkOpen: two descriptors and a mask");
+  const int answer = fanotify_mark(group, FAN_MARK_ADD, static_cast<uint64_t>(mask), fd, nullptr);
+  return number(env, answer == 0 ? 0 : -errno);
+}
+
 napi_value fanotifyMark(napi_env env, napi_callback_info info) {
   napi_value args[4];
   void* data;
@@ -89,7 +111,9 @@ void defineFileWatch(napi_env env, napi_value object, Context* c) {
   defineFunction(env, object, "inotifyAdd", inotifyAdd, c);
   defineFunction(env, object, "inotifyRemove", inotifyRemove, c);
   defineFunction(env, object, "fanotifyInit", fanotifyInit, c);
+  defineFunction(env, object, "fanotifyInitNamed", fanotifyInitNamed, c);
   defineFunction(env, object, "fanotifyMark", fanotifyMark, c);
+  defineFunction(env, object, "fanotifyMarkOpen", fanotifyMarkOpen, c);
   defineFunction(env, object, "fanotifyClear", fanotifyClear, c);
 }
 

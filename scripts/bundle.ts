@@ -1,6 +1,6 @@
 /**
  * Makes dist/bundle, what is installed as `virtiofsd`: main thread and device thread as one file each,
- * with V8's code cache. Reading some hundred modules takes longer than Node itself needs to start
+ * with V8's code cache; and `virtiofsctl`. Reading some hundred modules takes longer than Node itself needs to start
  * (figures: scripts/bench/startup.ts). Run after tsc.
  */
 import { chmodSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
@@ -11,8 +11,8 @@ import { type BuildOptions, build } from 'esbuild'
 
 /** The package, from dist/scripts. */
 const PACKAGE = fileURLToPath(new URL('../..', import.meta.url))
-/** Entries, by their paths in dist/src and in the bundle: the one starts the other by relative path. */
-const ENTRIES = ['bin/virtiofsd', 'device/thread']
+/** Entries, by their paths in dist/src and in the bundle: the first starts the second by relative path. */
+const ENTRIES = ['bin/virtiofsd', 'device/thread', 'bin/virtiofsctl']
 const LAUNCHER = 'bin/launch'
 const PARAMETERS = 'exports,require,module,__filename'
 

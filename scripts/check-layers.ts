@@ -17,6 +17,8 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   'src/migration': ['protocol', 'src/vfs'],
   'src/dax': ['protocol', 'src/native', 'src/vfs'],
   'src/coherence': ['protocol', 'src/native', 'src/vfs'],
+  'src/control': ['protocol', 'src/vhost'],
+  'src/changes': ['protocol', 'src/native'],
   'src/device': [
     'src/migration',
     'src/coherence',
@@ -40,15 +42,17 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     'src/device',
     'src/dax',
     'src/coherence',
+    'src/control',
+    'src/changes',
   ],
-  'src/bin': ['src/daemon', 'src/native'],
+  'src/bin': ['src/daemon', 'src/native', 'src/control', 'protocol'],
 }
 /** Packages and the layers that may use them. */
 const LIBRARIES: Readonly<Record<string, readonly string[]>> = {
   winston: ['src/daemon'],
   // The device thread writes and reads the state of a migration: handing it to the main thread first would
   // copy it and keep the guest waiting.
-  msgpackr: ['src/daemon', 'src/migration'],
+  msgpackr: ['src/control', 'src/daemon', 'src/migration'],
 }
 /** node: modules a pure layer must not touch. */
 const PURE = 'protocol'

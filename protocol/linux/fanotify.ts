@@ -15,6 +15,9 @@ export const FAN = {
   MOVE_SELF: 0x800,
   /** Events were dropped: anything may have happened. */
   Q_OVERFLOW: 0x4000,
+  /** For marks of directories: what happens to its entries. */
+  EVENT_ON_CHILD: 0x0800_0000,
+  RENAME: 0x1000_0000,
   ONDIR: 0x4000_0000,
 } as const
 

@@ -1,14 +1,9 @@
 #!/usr/bin/env node
 /** Entry point of the daemon: command line in, exit status out. */
-import { readFileSync } from 'node:fs'
 import type { DaemonOptions } from '../daemon/daemon-options.js'
 import { StartError, UsageError } from '../daemon/errors.js'
+import { version } from '../daemon/version.js'
 import { capabilitiesText, helpText, parseOptions } from '../daemon/options.js'
-
-function version(): string {
-  const text = readFileSync(new URL('../../../package.json', import.meta.url), 'utf8')
-  return (JSON.parse(text) as { version: string }).version
-}
 
 async function main(): Promise<number> {
   process.title = 'virtiofsd'

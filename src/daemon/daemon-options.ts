@@ -18,6 +18,8 @@ export interface DaemonOptions {
   readonly socketGroup: string | undefined
   readonly fd: number | undefined
   readonly tag: string | undefined
+  /** Where `virtiofsctl` reaches the daemon; undefined: nowhere. */
+  readonly controlSocket: string | undefined
 
   readonly cache: CacheMode
   readonly readonly: boolean

@@ -10,10 +10,11 @@ import { DEFAULT_MIN_FILE_BYTES } from '../dax/options.js'
 import type { ThreadOptions } from '../device/thread.js'
 import { native } from '../native/addon.js'
 import type { Log } from '../vhost/log.js'
+import type { Control } from './control.js'
 import type { DaemonOptions } from './daemon-options.js'
 import type { DeviceThread } from './device-thread.js'
 import { StartError } from './errors.js'
-import { type Listener, makeListener, takeListener } from './listener.js'
+import { makeListener, takeListener } from './listener.js'
 import { enterUserNamespace, isolate, sharedDirInside } from './sandbox.js'
 
 export { StartError } from './errors.js'
@@ -36,24 +37,44 @@ export async function runDaemon(
     options.fd === undefined
       ? makeListener(options.socketPath!, options.socketGroup)
       : takeListener(options.fd)
-  endOnSignals(listener, log)
+  let control: Control | undefined
+  endOnSignals(() => {
+    listener.cleanUp()
+    control?.cleanUp()
+  }, log)
   try {
     const coherence = coherenceOptions(options)
+    control = await openControl(options, sharedDir, device, log)
     await device.loaded()
     const stageFd = isolate(options, sharedDir)
+    control?.share(sharedDirInside(options, sharedDir))
+    const statusFd = control === undefined ? -1 : native.eventFd()
     const serving = threadOptions(options, sharedDir, listener.fd, descriptors)
-    return await device.run({ ...serving, stageFd, coherence }, log)
+    return await device.run({ ...serving, stageFd, statusFd, coherence }, log)
   } finally {
     listener.cleanUp()
+    control?.close()
   }
 }
 
+/** Its code is loaded only where it is wanted. */
+async function openControl(
+  { controlSocket }: DaemonOptions,
+  sharedDir: string,
+  device: DeviceThread,
+  log: Log,
+): Promise<Control | undefined> {
+  if (controlSocket === undefined) return undefined
+  const { Control } = await import('./control.js')
+  return Control.open(controlSocket, sharedDir, device, log)
+}
+
 /** At once: nothing of a guest's is kept in the process that the kernel would not finish. */
-function endOnSignals(listener: Listener, log: Log): void {
+function endOnSignals(cleanUp: () => void, log: Log): void {
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const)
     process.on(signal, () => {
       log('info', `${signal}: ending`)
-      listener.cleanUp()
+      cleanUp()
       native.exitNow(1)
     })
 }
@@ -112,7 +133,7 @@ function threadOptions(
   sharedDir: string,
   listenerFd: number,
   descriptors: number,
-): Omit<ThreadOptions, 'stageFd'> {
+): Omit<ThreadOptions, 'stageFd' | 'statusFd'> {
   const posixAcl = options.posixAcl !== 'never'
   const securityContext = options.securityLabel !== 'never'
   return {

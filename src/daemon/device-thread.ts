@@ -1,9 +1,13 @@
 /** The device thread as the main thread sees it: it is started early, runs once, and says what happens. */
 import { Worker } from 'node:worker_threads'
-import type { ThreadMessage, ThreadOptions, ThreadStart } from '../device/thread.js'
+import type { ThreadMessage, ThreadOptions, ThreadStart, ThreadStatus } from '../device/thread.js'
+import { native } from '../native/addon.js'
 import type { Log } from '../vhost/log.js'
 
 /** Launchers wait for it, and must see it once: Kata's stops reading at the second one. */
+/** The thread may be busy with a file system that hangs. */
+const STATUS_LIMIT_MS = 2000
+
 const READY = 'Waiting for vhost-user socket connection...'
 
 export class DeviceThread {
@@ -11,6 +15,9 @@ export class DeviceThread {
   readonly #loaded: Promise<void>
   #saidReady = false
   #status = 0
+  #statusFd = -1
+  #connected = false
+  #tellStatus: ((status: ThreadStatus) => void) | undefined
 
   /** Starts the thread, which takes longer than anything else at the start: do the rest meanwhile. */
   constructor(start: ThreadStart) {
@@ -45,9 +52,28 @@ export class DeviceThread {
       )
       this.#status = 1
     })
+    this.#statusFd = options.statusFd
     worker.postMessage(options)
     return new Promise(done => {
       worker.on('exit', () => done(this.#status))
+    })
+  }
+
+  /** A front end is being served. */
+  get connected(): boolean {
+    return this.#connected
+  }
+
+  /** Undefined: no front end is connected, or the thread does not answer. */
+  status(): Promise<ThreadStatus | undefined> {
+    if (!this.#connected || this.#statusFd < 0) return Promise.resolve(undefined)
+    return new Promise(done => {
+      const late = setTimeout(() => done(undefined), STATUS_LIMIT_MS)
+      this.#tellStatus = status => {
+        clearTimeout(late)
+        done(status)
+      }
+      native.eventWrite(this.#statusFd)
     })
   }
 
@@ -61,9 +87,14 @@ export class DeviceThread {
         this.#saidReady = true
         break
       case 'connected':
+        this.#connected = true
         log('info', 'the front end is connected')
         break
+      case 'status':
+        this.#tellStatus?.(message.status)
+        break
       case 'ended':
+        this.#connected = false
         if (message.violation === '') log('info', 'the front end is gone')
         else {
           log('error', message.violation)

@@ -24,15 +24,12 @@ export interface Listener {
 export function makeListener(path: string, group: string | undefined): Listener {
   const full = resolve(path)
   const groupId = group === undefined ? -1 : resolveGroup(group)
-  if (statSync(dirname(full), { throwIfNoEntry: false })?.isDirectory() !== true)
-    throw new StartError(
-      `cannot make the socket ${path}: the directory ${dirname(full)} does not exist`,
-    )
+  checkFolder(path, full)
   const pidFile = `${full}.pid`
   takePidFile(pidFile)
   const removePidFile = remover(pidFile)
   try {
-    removeStale(path, full)
+    removeStale(path, full, '--socket-path')
     const fd = listen(path, group === undefined ? OWNER_ALONE : OWNER_AND_GROUP)
     const removeSocket = remover(full)
     if (group !== undefined) changeGroup(full, group, groupId)
@@ -49,6 +46,30 @@ export function makeListener(path: string, group: string | undefined): Listener 
   }
 }
 
+/**
+ * Makes a socket that nobody locks, with the permissions that `mask` leaves; `option` is what named its path.
+ * Errors: StartError.
+ */
+export function makeSocket(path: string, option: string, mask: number): Listener {
+  const full = resolve(path)
+  checkFolder(path, full)
+  const other = native.unixConnect(path)
+  if (other >= 0) {
+    native.closeFd(other)
+    throw new StartError(`somebody listens on ${path}: end it or choose another ${option}`)
+  }
+  removeStale(path, full, option)
+  const fd = listen(path, mask)
+  return { fd, cleanUp: remover(full) }
+}
+
+function checkFolder(path: string, full: string): void {
+  if (statSync(dirname(full), { throwIfNoEntry: false })?.isDirectory() !== true)
+    throw new StartError(
+      `cannot make the socket ${path}: the directory ${dirname(full)} does not exist`,
+    )
+}
+
 /** Takes descriptor `fd`. Its path belongs to the launcher and is left alone. Errors: StartError. */
 export function takeListener(fd: number): Listener {
   if (native.checkListener(fd) < 0)
@@ -58,11 +79,11 @@ export function takeListener(fd: number): Listener {
   return { fd, cleanUp: () => undefined }
 }
 
-function removeStale(path: string, full: string): void {
+function removeStale(path: string, full: string, option: string): void {
   const stale = statSync(full, { throwIfNoEntry: false })
   if (stale !== undefined && !stale.isSocket())
     throw new StartError(
-      `${path} exists and is not a socket: remove it or choose another --socket-path`,
+      `${path} exists and is not a socket: remove it or choose another ${option}`,
     )
   rmSync(full, { force: true })
 }

@@ -345,6 +345,12 @@ export const HEADINGS: readonly Heading[] = [
         help: 'how much longer a change waits for it: a reply must reach the guest in less, 0 to 2500 (default 250)',
       },
       {
+        name: 'control-socket',
+        takes: 'word',
+        value: 'PATH',
+        help: 'socket to make for virtiofsctl, which tells changes in the share as they come, and the status; for this user alone',
+      },
+      {
         name: 'dax-window',
         takes: 'word',
         value: 'SIZE',

@@ -110,6 +110,9 @@ function connectionOptions(given: GivenOptions, warnings: string[]) {
     throw new UsageError(
       '--socket-group and --fd exclude each other: who made the socket chose its group',
     )
+  const controlSocket = given.value('control-socket')
+  if (controlSocket !== undefined && controlSocket === socketPath)
+    throw new UsageError('--control-socket and --socket-path are two sockets: give two paths')
   const tag = given.value('tag')
   return {
     sharedDir,
@@ -117,6 +120,7 @@ function connectionOptions(given: GivenOptions, warnings: string[]) {
     socketGroup,
     fd,
     tag: tag === undefined ? undefined : values.tag(tag),
+    controlSocket,
   }
 }
 

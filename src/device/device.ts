@@ -16,7 +16,14 @@ import { AdaptivePolling } from './polling.js'
 import { StateTransfer, type TransferLimits } from './state-transfer.js'
 
 /** Tokens of the event set. */
-export const Token = { socket: 0, listener: 1, transfer: 2, dax: 4, firstRing: 16 } as const
+export const Token = {
+  socket: 0,
+  listener: 1,
+  transfer: 2,
+  dax: 4,
+  status: 8,
+  firstRing: 16,
+} as const
 
 /** Requests of one ring served before its driver is signalled and the next ring has its turn. */
 const BATCH = 16

@@ -16,6 +16,7 @@ import { HostChanges } from '../filesystems/host/host-changes.js'
 import { HostFileSystem } from '../filesystems/host/host-filesystem.js'
 import type { HostOptions } from '../filesystems/host/options.js'
 import { ARENA_BYTES, CHANNEL_AT, DAX_AT, MESSAGE_AT, SCRATCH_AT } from '../fuse/layout.js'
+import type { FuseServer } from '../fuse/server.js'
 import { native } from '../native/addon.js'
 import { Context } from '../native/context.js'
 import type { Log, LogLevel } from '../vhost/log.js'
@@ -40,6 +41,8 @@ export interface ThreadOptions extends DeviceSettings {
   readonly reconnect: boolean
   /** An empty directory in memory for the rehearsal, the thread's to close; negative: there is none. */
   readonly stageFd: number
+  /** eventfd by which the thread is asked for a `status` message; -1: none. */
+  readonly statusFd: number
   readonly requestQueues: number
   readonly tag?: string | undefined
   readonly host: HostOptions
@@ -56,11 +59,21 @@ export type ThreadMessage =
   /** A front end that connects now is served. */
   | { readonly type: 'ready' }
   | { readonly type: 'connected' }
+  | { readonly type: 'status'; readonly status: ThreadStatus }
   /** The front end went, or the thread could not start. `violation` is empty when it just went. */
   | { readonly type: 'ended'; readonly violation: string }
 
 /** A front end that is there at once is not kept waiting. */
 const REHEARSE_AFTER_MS = 5
+
+/** What the thread can say of itself. */
+export interface ThreadStatus {
+  /** Requests taken and errors answered, by opcode. */
+  readonly requests: Float64Array
+  readonly errors: Float64Array
+  readonly counters: Readonly<Record<string, number>>
+}
+
 const MAX_SEGMENTS = 32768 + 256
 
 function post(message: ThreadMessage): void {
@@ -164,8 +177,12 @@ function serve(
   }
   if (watcher !== undefined && watcher.fd >= 0) context.raw.watchFd(watcher.fd, Token.dax, false)
   context.raw.watchFd(socketFd, Token.socket, false)
-  run(context, device, session, () => watcher?.read(id => dax!.changed(id)))
+  const { statusFd } = options
+  if (statusFd >= 0) context.raw.watchFd(statusFd, Token.status, false)
+  const tellStatus = (): void => post({ type: 'status', status: statusOf(server, fs) })
+  run(context, device, session, () => watcher?.read(id => dax!.changed(id)), tellStatus)
   context.raw.unwatchFd(socketFd)
+  if (statusFd >= 0) context.raw.unwatchFd(statusFd)
   session.close()
   if (watcher !== undefined && watcher.fd >= 0) context.raw.unwatchFd(watcher.fd)
   watcher?.close()
@@ -183,12 +200,24 @@ function serve(
   return session.violation
 }
 
+function statusOf({ requests, errors }: FuseServer, fs: HostFileSystem): ThreadStatus {
+  const { metadataCounters, knownNodeCount, handleCount, nodeDescriptorCount } = fs
+  const counters = {
+    nodes: knownNodeCount,
+    openFiles: handleCount,
+    nodeDescriptors: nodeDescriptorCount,
+    ...metadataCounters,
+  }
+  return { requests, errors, counters }
+}
+
 /** Until the front end goes. */
 function run(
   context: Context,
   device: Device,
   session: VhostUserSession,
   filesChanged: () => void,
+  statusAsked: () => void,
 ): void {
   for (;;) {
     const ready = device.turn()
@@ -197,6 +226,7 @@ function run(
       const token = context.ready[i]!
       if (token === Token.socket && session.readable() === 'closed') return
       if (token === Token.dax) filesChanged()
+      if (token === Token.status) statusAsked()
     }
   }
 }

@@ -187,6 +187,14 @@ export interface RawContext extends HotCalls {
    * marks; ENODEV, EOPNOTSUPP, EXDEV this file system has no handles to report by; EACCES it may not be read; ENOENT.
    */
   fanotifyMark(group: number, fd: number, mask: number, add: boolean): number
+  /**
+   * A fanotify group whose events name the directory and the entry, and the entry's inode
+   * (FAN_REPORT_DFID_NAME_TARGET); the caller's. Its queue has the limit of fs.fanotify.max_queued_events.
+   * Errors: as `fanotifyInit`; EINVAL before Linux 5.17.
+   */
+  fanotifyInitNamed(): number
+  /** Adds `mask` for the inode of `fd`, which must not be O_PATH. Needs no /proc. Errors: as `fanotifyMark`. */
+  fanotifyMarkOpen(group: number, fd: number, mask: number): number
   /** Takes all marks away. */
   fanotifyClear(group: number): number
 

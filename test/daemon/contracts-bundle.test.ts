@@ -26,6 +26,26 @@ test('the installed program serves, sandboxed, and is called virtiofsd', async t
   t.is(await daemon.end(), 0, daemon.stderr)
 })
 
+test('the installed virtiofsctl talks to it', async t => {
+  const place = new Place(t)
+  const control = join(place.folder, 'control.sock')
+  const daemon = new Launched(
+    t,
+    ['--fd=3', `--shared-dir=${place.share}`, `--control-socket=${control}`],
+    {
+      program: [join(FOLDER, 'bin', 'virtiofsd.js')],
+      pass: { fd: place.listen(), as: 3 },
+    },
+  )
+  await daemon.ready()
+  const program = join(FOLDER, 'bin', 'virtiofsctl.js')
+  const text = execFileSync(program, ['--socket', control, 'status', '--json'], {
+    encoding: 'utf8',
+  })
+  t.is((JSON.parse(text) as { pid: number }).pid, daemon.pid)
+  t.regex(execFileSync(program, ['--help'], { encoding: 'utf8' }), /Usage: virtiofsctl/)
+})
+
 test('a code cache that V8 does not take is no hindrance', async t => {
   const place = new Place(t)
   const daemon = new Launched(t, ['--fd=3', `--shared-dir=${place.share}`], {

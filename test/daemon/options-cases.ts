@@ -188,6 +188,11 @@ export const WITH_VALUE: readonly Case[] = [
     bad: [['1048577', /--metadata-cache takes a number from 0 to 1048576, not "1048577"/]],
   },
   {
+    option: '--control-socket',
+    good: [['/run/c.sock', { controlSocket: '/run/c.sock' }]],
+    bad: [],
+  },
+  {
     option: '--node-descriptors',
     good: [['64', { nodeDescriptors: 64 }]],
     bad: [['63', /--node-descriptors takes a number from 64 to 1048576, not "63"/]],

@@ -52,6 +52,7 @@ export const defaults: DaemonOptions = {
   nodeDescriptors: undefined,
   metadataCache: 32_768,
   reconnect: false,
+  controlSocket: undefined,
   daxWindow: undefined,
   dax: 'never',
   coherence: 'none',

@@ -157,6 +157,10 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
     for (const node of this.#host.nodes.table) if (node.lookups > 0) count++
     return count
   }
+  /** Nodes in memory: those, and what leads to them. */
+  get knownNodeCount(): number {
+    return this.#host.nodes.table.size
+  }
   get handleCount(): number {
     return this.#host.handles.size
   }
