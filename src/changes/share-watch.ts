@@ -11,29 +11,20 @@
  * Not told: stores through mappings, access times, what a network file system's other clients do, and what
  * happens below a file system that is mounted in the share after the start of watching.
  */
-import { closeSync, openSync, readSync } from 'node:fs'
+import { readSync } from 'node:fs'
 import type { Change, ChangeKindName } from '../../protocol/control/messages.js'
 import { Errno } from '../../protocol/errno.js'
-import {
-  DT_DIR,
-  DT_UNKNOWN,
-  O_DIRECTORY,
-  O_NOFOLLOW,
-  O_NONBLOCK,
-  O_PATH,
-  RESOLVE_BENEATH,
-  RESOLVE_NO_MAGICLINKS,
-  RESOLVE_NO_SYMLINKS,
-} from '../../protocol/linux/constants.js'
-import { LINUX_DIRENT64_NAME_OFFSET, linux_dirent64 } from '../../protocol/linux/dirent.js'
+import { DT_DIR, DT_UNKNOWN } from '../../protocol/linux/constants.js'
 import { FAN } from '../../protocol/linux/fanotify.js'
 import {
   type EventPlace,
   type NamedEvent,
   readNamedEvents,
 } from '../../protocol/linux/fanotify-names.js'
-import { Context, EMPTY_PATH } from '../native/context.js'
+import { Context } from '../native/context.js'
 import { Directories, type WatchedDirectory } from './directories.js'
+import { RenamedDirectories } from './renamed-directories.js'
+import { ShareTree, TREE_ARENA_BYTES } from './share-tree.js'
 
 /** The inode of each stays in memory while it is watched: 1.1 KiB on ext4; and 0.6 KiB here. */
 export const MAX_DIRECTORIES = 65_536
@@ -44,9 +35,6 @@ const WALK_TURN_MS = 5
 const READ_BYTES = 65_536
 /** Reads in one turn: more than the kernel's queue holds by default. */
 const READS = 64
-/** Places of a renamed directory that are remembered, and turns in which it may be at none of them. */
-const MOST_PLACES = 64
-const MOST_TURNS = 20
 /** A directory that is not there is looked for in this turn and the next two; so many of them at most. */
 const MOST_TRIES = 3
 const MOST_MISSED = 10_000
@@ -62,18 +50,6 @@ const MASK =
   FAN.DELETE_SELF |
   FAN.EVENT_ON_CHILD |
   FAN.ONDIR
-const STAYS_INSIDE = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
-
-/** Arena: a path; struct statfs; a file handle; directory entries. */
-const PATH_AT = 0
-const STATFS_AT = 4096
-const HANDLE_AT = 4224
-const ENTRIES_AT = 8192
-const ENTRIES_BYTES = 65_536
-const ARENA_BYTES = ENTRIES_AT + ENTRIES_BYTES
-const STATFS_FSID = 7 * 8
-const PATH_MAX = 4096
-
 export interface ChangeListener {
   /**
    * Changes in their order; `lost` when the kernel dropped some before them: who looks now misses none of what
@@ -82,25 +58,6 @@ export interface ChangeListener {
   changed(changes: readonly Change[], lost: boolean): void
   /** Every directory there was is watched, but for `unwatched`. Again when there are more of those. */
   watching(directories: number, unwatched: number): void
-}
-
-/**
- * A directory that was renamed. Where it is now must be looked up among the places it was told or found to be at:
- * the kernel puts equal renames together, so that of a to b, b to a, a to b only the first two are told; and a
- * rename into a directory that was not watched yet is told as one to nowhere.
- */
-interface Moved {
-  readonly key: string
-  readonly directory: WatchedDirectory
-  readonly places: Place[]
-  readonly byGuest: boolean
-  /** Turns in which it was nowhere: the next rename of it, or of what leads to it, is on its way. */
-  turns: number
-}
-
-interface Place {
-  readonly parent: WatchedDirectory
-  readonly name: string
 }
 
 /** A directory to be watched. */
@@ -119,15 +76,14 @@ interface Step {
 export class ShareWatch {
   readonly #context: Context
   readonly #group: number
-  readonly #arena: Buffer
+  readonly #tree: ShareTree
   readonly #events = Buffer.allocUnsafeSlow(READ_BYTES)
   readonly #directories = new Directories()
+  readonly #moved: RenamedDirectories
   readonly #steps: Step[] = []
   /** Not found where they should be: gone, or there was a rename that is not told yet. */
   #missed: Step[] = []
   #turn = 0
-  readonly #moved = new Map<string, Moved>()
-  #root = -1
   #listener: ChangeListener | undefined
   #timer: NodeJS.Timeout | undefined
   #walking: NodeJS.Immediate | undefined
@@ -143,12 +99,13 @@ export class ShareWatch {
   private constructor(context: Context, group: number) {
     this.#context = context
     this.#group = group
-    this.#arena = Buffer.from(context.raw.arena)
+    this.#tree = new ShareTree(context)
+    this.#moved = new RenamedDirectories(this.#tree, this.#directories)
   }
 
   /** Before the process is isolated: afterwards there are no new groups. -errno: of fanotify_init(2). */
   static open(): ShareWatch | number {
-    const context = new Context({ arenaBytes: ARENA_BYTES, maxSegments: 1, poolThreads: 1 })
+    const context = new Context({ arenaBytes: TREE_ARENA_BYTES, maxSegments: 1, poolThreads: 1 })
     const group = context.raw.fanotifyInitNamed()
     if (group >= 0) return new ShareWatch(context, group)
     context.dispose()
@@ -157,7 +114,7 @@ export class ShareWatch {
 
   /** The share, as it is found now. Errors: those of open(2), thrown. */
   share(path: string): void {
-    this.#root = openSync(path, O_DIRECTORY)
+    this.#tree.open(path)
   }
 
   get counters(): { readonly watchedDirectories: number; readonly unwatchedDirectories: number } {
@@ -187,7 +144,7 @@ export class ShareWatch {
   close(): void {
     this.stop()
     this.#context.close(this.#group)
-    if (this.#root >= 0) closeSync(this.#root)
+    this.#tree.close()
     this.#context.dispose()
   }
 
@@ -218,19 +175,26 @@ export class ShareWatch {
 
   // --- events -------------------------------------------------------------------------------------
 
-  /** Bytes of events read, 0 when there are none. */
+  /** Bytes of events read, 0 when there are none, -1 when they cannot be. */
   #read(): number {
     if (this.#context.pollNow(this.#group, -1) === 0) return 0
-    return readSync(this.#group, this.#events)
+    try {
+      return readSync(this.#group, this.#events)
+    } catch {
+      return -1
+    }
   }
 
   #tick(): void {
     for (let i = 0; i < READS; i++) {
       const bytes = this.#read()
-      if (bytes === 0) break
+      if (bytes < 0) this.#startAnew()
+      if (bytes <= 0) break
       for (const event of readNamedEvents(this.#events, bytes)) this.#take(event)
     }
-    if (this.#moved.size > 0) this.#findMoved()
+    const told = (path: string | undefined, to: string, byGuest: boolean): void =>
+      this.#tellRename(path, to, true, byGuest)
+    if (!this.#moved.settle(told)) this.#startAnew()
     if (this.#missed.length > 0) this.#tryAgain()
     this.#tell()
     if (this.#toldUnwatched >= 0 && this.#unwatched > this.#toldUnwatched) this.#sayWatching()
@@ -277,86 +241,27 @@ export class ShareWatch {
     const known = moved !== undefined
     if (known) {
       const source = from === undefined ? undefined : this.#directories.get(from.directory)
-      this.#noteMoved(inode!, moved, moved.parent, moved.name, byGuest)
-      this.#noteMoved(inode!, moved, source, from?.name ?? '', byGuest)
-      this.#noteMoved(inode!, moved, target, to?.name ?? '', byGuest)
+      this.#moved.note(inode!, moved, moved.parent, moved.name, byGuest)
+      this.#moved.note(inode!, moved, source, from?.name ?? '', byGuest)
+      this.#moved.note(inode!, moved, target, to?.name ?? '', byGuest)
       moved.parent = target
       moved.name = to?.name ?? ''
     }
-    this.#changes.push({
-      kind: 'rename',
-      isDirectory,
-      byGuest,
-      path: bytesOf(path),
-      to: bytesOf(toPath),
-    })
+    this.#tellRename(path, toPath, isDirectory, byGuest)
     // What comes from elsewhere may hold directories that are not watched; what was renamed before it could be
     // watched is new, and so is all that is in it.
     if (toPath !== undefined && isDirectory && (!known || path === undefined))
       this.#come(target!, to!.name, path === undefined ? 'renamed' : 'made', byGuest)
   }
 
-  #noteMoved(
-    key: string,
-    directory: WatchedDirectory,
-    parent: WatchedDirectory | undefined,
-    name: string,
+  #tellRename(
+    path: string | undefined,
+    to: string | undefined,
+    isDirectory: boolean,
     byGuest: boolean,
   ): void {
-    if (parent === undefined) return
-    let noted = this.#moved.get(key)
-    if (noted?.directory !== directory) {
-      noted = { key, directory, places: [], byGuest, turns: 0 }
-      this.#moved.set(key, noted)
-    }
-    const { places } = noted
-    const isNoted = places.some(place => place.parent === parent && place.name === name)
-    if (!isNoted && places.length < MOST_PLACES) places.push({ parent, name })
-  }
-
-  /** Puts right what is known of renamed directories, and tells that. */
-  #findMoved(): void {
-    // One may be below another.
-    for (let found = true; found; ) {
-      found = false
-      for (const moved of this.#moved.values()) if (this.#findOne(moved)) found = true
-    }
-    for (const moved of this.#moved.values())
-      if (++moved.turns > MOST_TURNS) {
-        this.#startAnew()
-        return
-      }
-  }
-
-  /** True when it was found, and is noted no more. */
-  #findOne({ key, directory, places, byGuest }: Moved): boolean {
-    const path = this.#directories.pathOf(directory, '')
-    const isGone = this.#directories.get(key) !== directory
-    if (isGone || (path !== undefined && this.#isAt(path, key))) return this.#moved.delete(key)
-    for (const { parent, name } of places) {
-      const to = this.#directories.pathOf(parent, name)
-      if (to === undefined || to === path || !this.#isAt(to, key)) continue
-      directory.parent = parent
-      directory.name = name
-      this.#changes.push({
-        kind: 'rename',
-        isDirectory: true,
-        byGuest,
-        path: bytesOf(path),
-        to: bytesOf(to),
-      })
-      return this.#moved.delete(key)
-    }
-    // Outside the share, as was told.
-    return path === undefined && this.#moved.delete(key)
-  }
-
-  #isAt(path: string, key: string): boolean {
-    const fd = this.#openBeneath(path, O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK)
-    if (fd < 0) return false
-    const there = this.#keyOf(fd)
-    this.#context.close(fd)
-    return there === key
+    const change = { isDirectory, byGuest, path: bytesOf(path), to: bytesOf(to) }
+    this.#changes.push({ kind: 'rename', ...change })
   }
 
   // --- everything else ----------------------------------------------------------------------------
@@ -371,7 +276,8 @@ export class ShareWatch {
       if ((mask & bit) !== 0)
         this.#changes.push({ kind, isDirectory, byGuest, path: bytesOf(path), to: undefined })
     }
-    const cameBack = (mask & FAN.CREATE) !== 0 && (mask & FAN.DELETE) !== 0 && this.#exists(path)
+    const cameBack =
+      (mask & FAN.CREATE) !== 0 && (mask & FAN.DELETE) !== 0 && this.#tree.exists(path)
     if (cameBack) tell(FAN.DELETE, 'delete')
     tell(FAN.CREATE, 'create')
     if (isDirectory && (mask & FAN.CREATE) !== 0)
@@ -419,7 +325,7 @@ export class ShareWatch {
     const { parent, name } = step
     const path = parent === undefined ? '.' : this.#directories.pathOf(parent, name)
     if (path === undefined) return
-    const fd = this.#openBeneath(path, O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK)
+    const fd = this.#tree.openDirectory(path)
     if (fd < 0) {
       if (fd !== -Errno.ENOENT && fd !== -Errno.ENOTDIR && fd !== -Errno.ELOOP) this.#unwatched++
       else if (step.tries < MOST_TRIES) this.#missed.push({ ...step, tries: step.tries + 1 })
@@ -437,13 +343,13 @@ export class ShareWatch {
 
   /** Undefined: it is not to be watched, or is already. */
   #mark(fd: number, { parent, name, byGuest }: Step): WatchedDirectory | undefined {
-    const key = this.#keyOf(fd)
+    const key = this.#tree.keyOf(fd)
     const known = key === undefined ? undefined : this.#directories.get(key)
     if (known !== undefined) {
       // Seen by another way (a bind mount), or renamed, which is not told yet.
       const isHere = known.parent === parent && known.name === name
       if (!isHere && this.#directories.pathOf(known, '') !== undefined) {
-        if (parent !== undefined) this.#noteMoved(key!, known, parent, name, byGuest)
+        if (parent !== undefined) this.#moved.note(key!, known, parent, name, byGuest)
         return undefined
       }
       known.parent = parent
@@ -461,36 +367,14 @@ export class ShareWatch {
     return this.#directories.add(key, parent, name)
   }
 
-  /** As events name the inode; undefined where there are no file handles. */
-  #keyOf(fd: number): string | undefined {
-    const context = this.#context
-    if (context.statfs(fd, STATFS_AT) < 0) return undefined
-    if (context.nameToHandle(fd, EMPTY_PATH, HANDLE_AT) < 0) return undefined
-    const handleEnd = HANDLE_AT + 8 + context.view.getUint32(HANDLE_AT, true)
-    return (
-      this.#arena.toString('latin1', STATFS_AT + STATFS_FSID, STATFS_AT + STATFS_FSID + 8) +
-      this.#arena.toString('latin1', HANDLE_AT, handleEnd)
-    )
-  }
-
   /** Goes on with the directories in it. */
   #list(fd: number, directory: WatchedDirectory, { why, byGuest }: Step): void {
-    const { view } = this.#context
-    const D = linux_dirent64.f
-    for (;;) {
-      const got = this.#context.getdents64(fd, ENTRIES_AT, ENTRIES_BYTES, 0, 0, 0)
-      if (got < 0) this.#unwatched++
-      if (got <= 0) return
-      for (let at = ENTRIES_AT; at < ENTRIES_AT + got; at += D.d_reclen.get(view, at)) {
-        const nameAt = at + LINUX_DIRENT64_NAME_OFFSET
-        const name = this.#arena.toString('latin1', nameAt, this.#arena.indexOf(0, nameAt))
-        if (name === '.' || name === '..') continue
-        const type = D.d_type.get(view, at)
-        if (why === 'made') this.#tellFound(directory, name, type === DT_DIR, byGuest)
-        if (type === DT_DIR || type === DT_UNKNOWN)
-          this.#steps.push({ parent: directory, name, why, byGuest, turn: this.#turn, tries: 0 })
-      }
-    }
+    const fault = this.#tree.list(fd, (name, type) => {
+      if (why === 'made') this.#tellFound(directory, name, type === DT_DIR, byGuest)
+      if (type === DT_DIR || type === DT_UNKNOWN)
+        this.#steps.push({ parent: directory, name, why, byGuest, turn: this.#turn, tries: 0 })
+    })
+    if (fault < 0) this.#unwatched++
   }
 
   #tellFound(
@@ -501,20 +385,6 @@ export class ShareWatch {
   ): void {
     const path = bytesOf(this.#directories.pathOf(directory, name))
     this.#changes.push({ kind: 'create', isDirectory, byGuest, path, to: undefined })
-  }
-
-  #exists(path: string): boolean {
-    const fd = this.#openBeneath(path, O_PATH | O_NOFOLLOW)
-    if (fd >= 0) this.#context.close(fd)
-    return fd >= 0
-  }
-
-  /** Through no symbolic link. Errors: those of openat2(2). */
-  #openBeneath(path: string, flags: number): number {
-    if (path.length >= PATH_MAX) return -Errno.ENAMETOOLONG
-    this.#arena.write(path, PATH_AT, 'latin1')
-    this.#arena[PATH_AT + path.length] = 0
-    return this.#context.openat(this.#root, PATH_AT, flags, 0, STAYS_INSIDE)
   }
 }
 

@@ -1,7 +1,7 @@
 /** The control socket of a daemon: what `virtiofsctl` talks to. On the main thread; the guest has no part in it. */
 import { realpathSync } from 'node:fs'
 import { dirname, resolve, sep } from 'node:path'
-import type { Status, Watching } from '../../protocol/control/messages.js'
+import type { Status } from '../../protocol/control/messages.js'
 import { errnoName } from '../../protocol/errno.js'
 import { OPCODE_LIMIT, opcodeName } from '../../protocol/fuse/opcodes.js'
 import { type ControlSource, ControlServer } from '../control/server.js'
@@ -18,6 +18,8 @@ export class Control {
   readonly #server: ControlServer
   readonly #watch: ShareWatch | undefined
   readonly #cleanUp: () => void
+  readonly #log: Log
+  #eventsFault = 'the daemon is about to start: try again'
 
   /** Before the process is isolated. Errors: StartError. */
   static async open(
@@ -41,21 +43,29 @@ export class Control {
     cleanUp: () => void,
   ) {
     this.#cleanUp = cleanUp
+    this.#log = log
     this.#watch = typeof watch === 'number' ? undefined : watch
-    const eventsFault =
-      typeof watch === 'number'
-        ? `changes cannot be watched (fanotify_init: ${errnoName(watch)}): it takes Linux 5.17`
-        : ''
-    if (eventsFault !== '') log('warn', eventsFault)
-    this.#server = new ControlServer(
-      source(this.#watch, eventsFault, device, () => this.#server.listeners),
-      log,
-    )
+    this.#server = new ControlServer(this.#source(device), log)
+    if (typeof watch === 'number')
+      this.#setFault(
+        `changes cannot be watched (fanotify_init: ${errnoName(watch)}): it takes Linux 5.17`,
+      )
   }
 
   /** The process is isolated, and this is the share from inside. */
   share(path: string): void {
-    this.#watch?.share(path)
+    if (this.#watch === undefined) return
+    try {
+      this.#watch.share(path)
+      this.#eventsFault = ''
+    } catch (cause) {
+      this.#setFault(`changes cannot be watched: ${(cause as Error).message}`)
+    }
+  }
+
+  #setFault(what: string): void {
+    this.#eventsFault = what
+    this.#log('warn', what)
   }
 
   close(): void {
@@ -67,6 +77,43 @@ export class Control {
   /** At once; the process ends. */
   cleanUp(): void {
     this.#cleanUp()
+  }
+
+  #source(device: DeviceThread): ControlSource {
+    const startedAt = performance.now()
+    const ofPackage = version()
+    const fault = (): string => this.#eventsFault
+    return {
+      get eventsFault() {
+        return fault()
+      },
+      startEvents: (changed, watching) =>
+        this.#watch!.start({
+          changed,
+          watching: (directories, unwatched) =>
+            watching({ type: 'watching', directories, unwatched }),
+        }),
+      stopEvents: () => this.#watch!.stop(),
+      status: async (): Promise<Status> => {
+        const answer = await device.status()
+        const requests: Record<string, [number, number]> = {}
+        for (let opcode = 0; opcode < OPCODE_LIMIT; opcode++) {
+          const taken = answer?.requests[opcode] ?? 0
+          if (taken > 0) requests[opcodeName(opcode)] = [taken, answer!.errors[opcode]!]
+        }
+        return {
+          type: 'status',
+          version: ofPackage,
+          pid: process.pid,
+          uptimeSeconds: Math.floor((performance.now() - startedAt) / 1000),
+          frontEnd: device.connected ? 'connected' : 'waiting',
+          listeners: this.#server.listeners,
+          eventsFault: fault(),
+          requests,
+          counters: { ...answer?.counters, ...this.#watch?.counters },
+        }
+      },
+    }
   }
 }
 
@@ -83,44 +130,4 @@ function refuseInside(path: string, sharedDir: string): void {
     throw new StartError(
       `the control socket ${path} would lie in the shared directory, where the guest can replace it: choose another --control-socket`,
     )
-}
-
-function source(
-  watch: ShareWatch | undefined,
-  eventsFault: string,
-  device: DeviceThread,
-  listeners: () => number,
-): ControlSource {
-  const startedAt = performance.now()
-  const ofPackage = version()
-  return {
-    eventsFault,
-    startEvents(changed, watching) {
-      const say = (directories: number, unwatched: number): void => {
-        const message: Watching = { type: 'watching', directories, unwatched }
-        watching(message)
-      }
-      watch!.start({ changed, watching: say })
-    },
-    stopEvents: () => watch!.stop(),
-    async status(): Promise<Status> {
-      const answer = await device.status()
-      const requests: Record<string, [number, number]> = {}
-      for (let opcode = 0; opcode < OPCODE_LIMIT; opcode++) {
-        const taken = answer?.requests[opcode] ?? 0
-        if (taken > 0) requests[opcodeName(opcode)] = [taken, answer!.errors[opcode]!]
-      }
-      return {
-        type: 'status',
-        version: ofPackage,
-        pid: process.pid,
-        uptimeSeconds: Math.floor((performance.now() - startedAt) / 1000),
-        frontEnd: device.connected ? 'connected' : 'waiting',
-        listeners: listeners(),
-        eventsFault,
-        requests,
-        counters: { ...answer?.counters, ...watch?.counters },
-      }
-    },
-  }
 }
