@@ -11,6 +11,7 @@ import { concat, u32s, u64 } from '../helpers/front-end.js'
 import { text } from '../helpers/fuse-client.js'
 import { UNLOCK, WRITE } from '../helpers/lock-guest.js'
 
+/** Where all guests work. */
 export const FOLDERS = ['a', 'b'] as const
 const NAMES = 4
 const ROOT = 1
@@ -35,22 +36,31 @@ type Files = Map<string, File>
 /** Who has which lock: for all guests. */
 export class LockHolders {
   readonly #by = new Map<string, Worker>()
+  readonly #dead = new Set<Worker>()
   taken = 0
 
   took(name: string, worker: Worker): void {
+    if (this.#dead.has(worker)) return
     const other = this.#by.get(name)
     if (other !== undefined) throw new Error(`${name} is locked by ${other.who} and ${worker.who}`)
     this.#by.set(name, worker)
     this.taken++
   }
 
-  leaves(name: string): void {
-    this.#by.delete(name)
+  leaves(name: string, worker: Worker): void {
+    if (this.#by.get(name) === worker) this.#by.delete(name)
   }
 
-  /** A daemon dies. */
-  drop(workers: readonly Worker[]): void {
-    for (const [name, worker] of this.#by) if (workers.includes(worker)) this.#by.delete(name)
+  /** Their daemon is killed: they have no locks from now on, whatever answers are still to be taken. */
+  die(workers: readonly Worker[]): void {
+    for (const worker of workers) {
+      this.#dead.add(worker)
+      for (const name of SHARED) this.leaves(name, worker)
+    }
+  }
+
+  revive(workers: readonly Worker[]): void {
+    for (const worker of workers) this.#dead.delete(worker)
   }
 }
 
@@ -63,10 +73,12 @@ export class Worker {
   /** Requests that were answered. */
   answers = 0
   #driver: BusyDriver | undefined
+  readonly #folders: readonly string[]
+  readonly #alone: boolean
   readonly #share: string
   readonly #random: (below: number) => number
   readonly #locks: LockHolders
-  readonly #everyone: readonly Worker[]
+  readonly #others: readonly Worker[]
   readonly #owner: bigint
   readonly #nodes = new Map<string, number>()
   readonly #handles = new Map<string, bigint>()
@@ -75,24 +87,29 @@ export class Worker {
   #stops = false
   #records = 0
 
+  /** `folders`: where it has its names. `alone`: it does not touch what other guests look at. */
   constructor(
     who: string,
+    folders: readonly string[],
+    alone: boolean,
     share: string,
     next: (below: number) => number,
     locks: LockHolders,
-    everyone: readonly Worker[],
+    others: readonly Worker[],
   ) {
     this.who = who
+    this.#folders = folders
+    this.#alone = alone
     this.#share = share
     this.#random = next
     this.#locks = locks
-    this.#everyone = everyone
+    this.#others = others
     this.#owner = BigInt(1 + Math.floor(Number(who) * 10))
   }
 
   /** Every path this worker may use. */
   get paths(): string[] {
-    return FOLDERS.flatMap(folder =>
+    return this.#folders.flatMap(folder =>
       Array.from({ length: NAMES }, (_, i) => `${folder}/${this.who}-${i}`),
     )
   }
@@ -142,7 +159,7 @@ export class Worker {
   }
 
   async #prepare(): Promise<void> {
-    for (const name of [...FOLDERS, ...SHARED])
+    for (const name of [...FOLDERS, ...this.#folders, ...SHARED])
       this.#nodes.set(name, entryOf(await this.#do(Opcode.FUSE_LOOKUP, ROOT, text(name))).nodeid)
     for (const name of SHARED) {
       const flags = O_RDWR | (name === 'appended' ? O_APPEND : 0)
@@ -169,8 +186,8 @@ export class Worker {
 
   async #step(): Promise<void> {
     const kind = this.#random(10)
-    if (kind < 6) await this.#own(this.#pick(this.paths))
-    else if (kind < 8) await this.#look(this.#pick(this.#pick(this.#everyone).paths))
+    if (this.#alone || kind < 6) await this.#own(this.#pick(this.paths))
+    else if (kind < 8) await this.#look(this.#pick(this.#pick(this.#others).paths))
     else if (kind === 8) await this.#append()
     else await this.#locked(this.#pick(['posix', 'flock']))
   }
@@ -285,7 +302,7 @@ export class Worker {
       await this.#do(Opcode.FUSE_GETATTR, nodeid, concat(u32s(0, 0), u64(0n))),
     )
     await this.#record(name, stat.size)
-    this.#locks.leaves(name)
+    this.#locks.leaves(name, this)
     await this.#do(Opcode.FUSE_SETLK, nodeid, body(UNLOCK))
   }
 

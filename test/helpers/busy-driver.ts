@@ -37,6 +37,7 @@ export class BusyDriver {
   readonly #asked = new Map<number, Asked>()
   #unique = 1_000_000n
   #gone = false
+  #closed = false
 
   /** Owns `front`, and mounts. */
   constructor(front: FrontEnd) {
@@ -69,7 +70,7 @@ export class BusyDriver {
 
   /** Takes the answers that are there. */
   poll(): void {
-    if (this.#gone) return
+    if (this.#closed) return
     for (const { head } of this.#ring.takeUsed()) {
       const asked = this.#asked.get(head)
       if (asked === undefined) throw new Error('the answer of no request')
@@ -89,12 +90,14 @@ export class BusyDriver {
     return this.#asked.size
   }
 
-  /** The request that has waited longest. */
-  get oldest(): { readonly opcode: number; readonly atMs: number } | undefined {
-    let oldest: Asked | undefined
-    for (const asked of this.#asked.values())
-      if (oldest === undefined || asked.atMs < oldest.atMs) oldest = asked
-    return oldest
+  /** What is not answered yet. */
+  get waiting(): Iterable<{ readonly opcode: number; readonly atMs: number }> {
+    return this.#asked.values()
+  }
+
+  /** The daemon is being killed: what is asked from now on fails with Gone. */
+  giveUp(): void {
+    this.#gone = true
   }
 
   /**
@@ -102,12 +105,15 @@ export class BusyDriver {
    * Also the end of a driver whose daemon lives.
    */
   close(): number {
-    if (this.#gone) return 0
+    if (this.#closed) return 0
     this.poll()
     this.#gone = true
-    for (const { failed } of this.#asked.values()) failed(new Gone())
+    this.#closed = true
     this.#front.close()
-    return this.#asked.size
+    const unanswered = [...this.#asked.values()]
+    this.#asked.clear()
+    for (const { failed } of unanswered) failed(new Gone())
+    return unanswered.length
   }
 
   // --- a few requests' bodies -------------------------------------------------------------------------
