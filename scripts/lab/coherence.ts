@@ -1,8 +1,10 @@
 /**
- * Two user-mode Linux guests with a daemon each on one directory: one changes something, the other, which
- * has it cached, looks at once. Counts the looks that show what was before.
+ * User-mode Linux guests with a daemon each on one directory: one changes something, the others, which have
+ * it cached, look at once. Counts the looks that show what was before.
  *
- *     node dist/scripts/lab/coherence.js LOOKS [MODE...]     MODE: strict, auto, never (default: all three)
+ *     node dist/scripts/lab/coherence.js [--guests N] LOOKS [MODE...]
+ *
+ * N: 2 by default, at least. MODE: strict, auto, never (default: all three).
  */
 import { execFileSync } from 'node:child_process'
 import {
@@ -25,6 +27,7 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { Duplex } from 'node:stream'
 import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
 import { packageFile } from '../../src/native/addon.js'
 import { Daemon } from './daemon.js'
 import { runUml, TAG } from './uml.js'
@@ -61,7 +64,7 @@ const CHANGES: Readonly<Record<string, (d: string) => readonly string[]>> = {
 }
 
 interface Look {
-  /** Orders that have the other guest cache it. */
+  /** Orders that have another guest cache it. */
   readonly prime: (d: string) => readonly string[]
   readonly order: (d: string) => string
   /** What a look on the host says. `fd`: on `file`, opened before the change. */
@@ -307,13 +310,15 @@ function prepare(folder: string): void {
   symlinkSync('before', join(folder, 'link'))
 }
 
-/** `count` looks, all pairs of change and look in turn. */
+/** `count` changes by the first guest, all pairs of change and look in turn; each other guest looks. */
 export async function takeLooks(
   { mode, share, agents }: Guests,
   count: number,
   took: (result: LookResult) => void,
 ): Promise<void> {
-  const [changer, looker] = agents as [Agent, Agent]
+  const [changer, ...lookers] = agents as [Agent, ...Agent[]]
+  const all = (slot: number, text: string): Promise<string[]> =>
+    Promise.all(lookers.map(looker => looker.order(slot, text)))
   // Direct I/O has no shared mappings before Linux 6.6.
   const pairs = PAIRS.filter(({ change }) => mode !== 'never' || !change.startsWith('mmap'))
   let next = 0
@@ -325,7 +330,7 @@ export async function takeLooks(
     prepare(folder)
     const fd = openSync(join(folder, 'file'), 'r')
     const first = performance.now()
-    for (const text of prime(name)) await looker.order(slot, text)
+    for (const text of prime(name)) await all(slot, text)
     const primeMs = performance.now() - first
     const began = performance.now()
     for (const text of CHANGES[change]!(name)) {
@@ -333,12 +338,13 @@ export async function takeLooks(
       if (answer !== 'ok') throw new Error(`${text}: ${answer}`)
     }
     const changeMs = performance.now() - began
-    const seen = await looker.order(slot, order(name))
+    const answers = await all(slot, order(name))
     const there = truth(folder, fd)
     closeSync(fd)
-    if (prime(name)[0]!.startsWith('open')) await looker.order(slot, 'close')
+    if (prime(name)[0]!.startsWith('open')) await all(slot, 'close')
     rmSync(folder, { recursive: true })
-    took({ look, change, stale: seen !== there, seen, truth: there, primeMs, changeMs })
+    for (const seen of answers)
+      took({ look, change, stale: seen !== there, seen, truth: there, primeMs, changeMs })
   }
   async function worker(slot: number): Promise<void> {
     while (next < count) await one(slot, next++)
@@ -347,13 +353,21 @@ export async function takeLooks(
 }
 
 async function main(): Promise<void> {
-  const [looks = '400', ...modes] = process.argv.slice(2)
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: { guests: { type: 'string', default: '2' } },
+  })
+  const [looks = '400', ...modes] = positionals
+  const count = Number(values.guests)
+  if (!(count >= 2)) throw new Error('--guests: a number from 2 on')
   for (const mode of (modes.length > 0 ? modes : Object.keys(MODES)) as Mode[]) {
-    const guests = await bootGuests(mode, 2)
+    const guests = await bootGuests(mode, count)
     const began = performance.now()
     const results: LookResult[] = []
     try {
-      await takeLooks(guests, Number(looks), result => results.push(result))
+      await takeLooks(guests, Math.ceil(Number(looks) / (count - 1)), result =>
+        results.push(result),
+      )
     } catch (cause) {
       await guests.kill()
       throw cause
@@ -361,7 +375,7 @@ async function main(): Promise<void> {
     const seconds = (performance.now() - began) / 1000
     await guests.close()
     const stale = results.filter(result => result.stale)
-    const waits = results.filter(result => result.changeMs >= 100).length
+    const waits = results.filter(result => result.changeMs >= 100).length / (count - 1)
     const times = results.map(({ changeMs }) => changeMs).toSorted((a, b) => a - b)
     console.log(
       `${mode}: ${results.length} looks, ${stale.length} stale; ${waits} changes took 100 ms or more, the median ${times[times.length >> 1]!.toFixed(1)} ms, the longest ${times.at(-1)!.toFixed(0)} ms; ${seconds.toFixed(0)} s`,

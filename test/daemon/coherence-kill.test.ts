@@ -300,9 +300,10 @@ async function kill(
       () => true,
       () => false,
     )
+  // At any moment.
   const until = performance.now() + next(150)
   await world.until(() => performance.now() > until)
-  // It has a lease; who else looked at the file has none any more by then, or has one as well.
+  // It has just got a lease on the file when it dies.
   for (;;) {
     const body = concat(u32s(0, 0), u64(0n))
     const { attrMs } = attrOf(await world.ask(victim, Opcode.FUSE_GETATTR, nodes[0]!, body))
