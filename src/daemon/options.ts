@@ -135,9 +135,10 @@ function fileSystemOptions(given: GivenOptions, warnings: string[]) {
   const cache = choiceOfAnyCase(given, 'cache', CACHE_MODES) ?? 'auto'
   const flock = given.has('flock')
   const posixLock = given.has('posix-lock')
-  if ((flock || posixLock) && cache !== 'never')
+  // With leases others' changes are seen whatever is cached.
+  if ((flock || posixLock) && cache !== 'never' && given.value('coherence') !== 'strict')
     warnings.push(
-      `${posixLock ? '--posix-lock' : '--flock'} with --cache=${cache}: a guest that has got a lock may still read from its cache what was there before: use --cache=never where files are written from several sides`,
+      `${posixLock ? '--posix-lock' : '--flock'} with --cache=${cache}: a guest that has got a lock may still read from its cache what was there before: use --cache=never or --coherence=strict where files are written from several sides`,
     )
   return {
     cache,
