@@ -161,3 +161,10 @@ export const FS_IOC_FSGETXATTR = 0x801c581f
 export const FS_IOC_FSSETXATTR = 0x401c5820
 export const FS_IOC_ENABLE_VERITY = 0x40806685
 export const FS_IOC_MEASURE_VERITY = 0xc0046686
+
+/** Of the inode ioctls that are passed on: this one changes the inode. */
+export function ioctlChanges(command: number): boolean {
+  return (
+    command === FS_IOC_SETFLAGS || command === FS_IOC_FSSETXATTR || command === FS_IOC_ENABLE_VERITY
+  )
+}

@@ -6,12 +6,7 @@
  * before anything is done: it comes again, from the start, when it is due.
  */
 import { Errno } from '../../protocol/errno.js'
-import {
-  FS_IOC_ENABLE_VERITY,
-  FS_IOC_FSSETXATTR,
-  FS_IOC_SETFLAGS,
-  O_TRUNC,
-} from '../../protocol/linux/constants.js'
+import { ioctlChanges, O_TRUNC } from '../../protocol/linux/constants.js'
 import { DEFERRED, type FileSystem, type Negotiated, type Outcome } from '../vfs/filesystem.js'
 import { ForwardingFileSystem } from '../vfs/forwarding.js'
 import { type Identities, InodeKey, NO_INODE } from '../vfs/identities.js'
@@ -193,6 +188,15 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     return this.waits.done(request, outcome)
   }
 
+  /** MKNOD, MKDIR, SYMLINK: `make` makes a name in `parent`. */
+  #makeName(request: Request, parent: number, entry: EntryReply, make: () => Outcome): Outcome {
+    const change = this.waits.make(false)
+    this.waits.addNode(change, parent)
+    if (!this.#begin(request, change)) return DEFERRED
+    const looked = this.#leases.look()
+    return this.#named(request, change, looked, parent, make(), entry)
+  }
+
   override mknod(
     request: Request,
     parent: number,
@@ -202,12 +206,9 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     minor: number,
     entry: EntryReply,
   ): Outcome {
-    const change = this.waits.make(false)
-    this.waits.addNode(change, parent)
-    if (!this.#begin(request, change)) return DEFERRED
-    const looked = this.#leases.look()
-    const outcome = this.inner.mknod(request, parent, name, mode, major, minor, entry)
-    return this.#named(request, change, looked, parent, outcome, entry)
+    return this.#makeName(request, parent, entry, () =>
+      this.inner.mknod(request, parent, name, mode, major, minor, entry),
+    )
   }
 
   override mkdir(
@@ -217,12 +218,9 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     mode: number,
     entry: EntryReply,
   ): Outcome {
-    const change = this.waits.make(false)
-    this.waits.addNode(change, parent)
-    if (!this.#begin(request, change)) return DEFERRED
-    const looked = this.#leases.look()
-    const outcome = this.inner.mkdir(request, parent, name, mode, entry)
-    return this.#named(request, change, looked, parent, outcome, entry)
+    return this.#makeName(request, parent, entry, () =>
+      this.inner.mkdir(request, parent, name, mode, entry),
+    )
   }
 
   override symlink(
@@ -232,12 +230,9 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     target: Name,
     entry: EntryReply,
   ): Outcome {
-    const change = this.waits.make(false)
-    this.waits.addNode(change, parent)
-    if (!this.#begin(request, change)) return DEFERRED
-    const looked = this.#leases.look()
-    const outcome = this.inner.symlink(request, parent, name, target, entry)
-    return this.#named(request, change, looked, parent, outcome, entry)
+    return this.#makeName(request, parent, entry, () =>
+      this.inner.symlink(request, parent, name, target, entry),
+    )
   }
 
   override link(
@@ -256,20 +251,20 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     return this.#named(request, change, looked, newParent, outcome, entry)
   }
 
-  override unlink(request: Request, parent: number, name: Name): Outcome {
+  #removeName(request: Request, parent: number, name: Name, remove: () => Outcome): Outcome {
     const change = this.waits.make(false)
     this.waits.addNode(change, parent)
     this.waits.addName(change, parent, name)
     if (!this.#begin(request, change)) return DEFERRED
-    return this.waits.done(request, this.inner.unlink(request, parent, name))
+    return this.waits.done(request, remove())
+  }
+
+  override unlink(request: Request, parent: number, name: Name): Outcome {
+    return this.#removeName(request, parent, name, () => this.inner.unlink(request, parent, name))
   }
 
   override rmdir(request: Request, parent: number, name: Name): Outcome {
-    const change = this.waits.make(false)
-    this.waits.addNode(change, parent)
-    this.waits.addName(change, parent, name)
-    if (!this.#begin(request, change)) return DEFERRED
-    return this.waits.done(request, this.inner.rmdir(request, parent, name))
+    return this.#removeName(request, parent, name, () => this.inner.rmdir(request, parent, name))
   }
 
   override rename(
@@ -433,11 +428,7 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     input: Span,
     out: Span,
   ): Outcome {
-    const changes =
-      command === FS_IOC_SETFLAGS ||
-      command === FS_IOC_FSSETXATTR ||
-      command === FS_IOC_ENABLE_VERITY
-    if (!changes) return this.inner.ioctl(request, nodeid, fh, command, input, out)
+    if (!ioctlChanges(command)) return this.inner.ioctl(request, nodeid, fh, command, input, out)
     const change = this.waits.make(false)
     this.waits.addHandle(change, fh)
     if (!this.#begin(request, change)) return DEFERRED

@@ -7,9 +7,7 @@
 import { Errno, errnoName } from '../../../protocol/errno.js'
 import {
   CAP_FSETID,
-  FS_IOC_ENABLE_VERITY,
-  FS_IOC_FSSETXATTR,
-  FS_IOC_SETFLAGS,
+  ioctlChanges,
   O_NONBLOCK,
   O_RDWR,
   O_WRONLY,
@@ -549,10 +547,7 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
   ): Outcome {
     const handle = this.#host.handles.get(fh)
     if (handle === undefined || handle.fd < 0) return this.#host.noHandle(fh)
-    const changes =
-      command === FS_IOC_SETFLAGS ||
-      command === FS_IOC_FSSETXATTR ||
-      command === FS_IOC_ENABLE_VERITY
+    const changes = ioctlChanges(command)
     if (changes && this.capabilities.readOnly) return -Errno.EROFS
     if (changes) this.#host.metadata.willChange(handle.node)
     // In and out share one buffer, as in the system call.

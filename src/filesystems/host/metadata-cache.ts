@@ -10,8 +10,9 @@
  * them unknown. An inode that changes more often than it is asked for loses its mark, and must be asked for more
  * often before it has another.
  *
- * What no event tells of (see host-changes.ts) is late by UNSEEN_MS at most. The guest's own reads change access times by the rules
- * of `relatime`: attributes of a file that is open are kept only when no read changes its access time.
+ * What no event tells of (see host-changes.ts) is late by UNSEEN_MS at most. The guest's own reads change access
+ * times by the rules of `relatime`: attributes of a file that is open are kept only when no read changes its
+ * access time.
  */
 import { type ChangeSink, FAN, MAX_KEY_BYTES } from '../../../protocol/linux/fanotify.js'
 import { S_IFDIR, S_IFLNK, S_IFREG } from '../../../protocol/linux/constants.js'
@@ -87,8 +88,8 @@ export class KeptInode {
 export class MetadataCache implements ChangeSink {
   /** Kept struct statx; see `find`. */
   readonly view: DataView
-  /** For tests and the log. */
   readonly mappings: KeptMappings
+  /** For tests and the log. */
   readonly counters = { hits: 0, nameHits: 0, looks: 0, events: 0, marks: 0 }
   /** Stores of the guest that no event tells of are possible: regular files are not kept. */
   filesUnseen = false
@@ -351,10 +352,7 @@ export class MetadataCache implements ChangeSink {
   #keep(node: HostNode): void {
     node.asks = WARM_ASKS - WARM_AGAIN_ASKS
     if (!this.#worthKeeping(node) || (this.#free.length === 0 && !this.#makeRoom())) return
-    const hadFd = node.fdAtHand >= 0
-    const key = this.#mark(node)
-    // Open for this alone: a table of descriptors that grows costs more than all the rest.
-    if (!hadFd && !node.nameless) this.#nodes.descriptors.close(node)
+    const key = this.#withFd(node, fd => this.#mark(node, fd))
     if (key === undefined) return
     this.counters.marks++
     const kept = new KeptInode(node, key, this.#free.pop()!)
@@ -367,9 +365,16 @@ export class MetadataCache implements ChangeSink {
     this.#nodes.hold(node)
   }
 
+  /** A descriptor for `use` alone: a table of descriptors that grows costs more than all the rest. */
+  #withFd<T>(node: HostNode, use: (fd: number) => T): T {
+    const hadFd = node.fdAtHand >= 0
+    const result = use(this.#nodes.pathFdOf(node))
+    if (!hadFd && !node.nameless) this.#nodes.descriptors.close(node)
+    return result
+  }
+
   /** From here on events of the node's inode are told, under the key returned; undefined: they cannot be. */
-  #mark(node: HostNode): string | undefined {
-    const fd = this.#nodes.pathFdOf(node)
+  #mark(node: HostNode, fd: number): string | undefined {
     if (fd < 0 || !this.#learnMount(node.mount, fd)) return undefined
     const key = this.#keyOf(node.mount, fd)
     const directory = node.type === S_IFDIR
@@ -435,10 +440,9 @@ export class MetadataCache implements ChangeSink {
     }
     if (!this.#unlinkKey(kept)) {
       // The mark may stay where the inode is out of reach: it goes with the inode.
-      const hadFd = node.fdAtHand >= 0
-      const fd = this.#nodes.pathFdOf(node)
-      if (fd >= 0) this.#changes!.remove(fd, node.type === S_IFDIR)
-      if (!hadFd && !node.nameless) this.#nodes.descriptors.close(node)
+      this.#withFd(node, fd => {
+        if (fd >= 0) this.#changes!.remove(fd, node.type === S_IFDIR)
+      })
     }
     node.asks = 0 - asks
     this.#free.push(kept.at)
