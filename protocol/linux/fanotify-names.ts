@@ -2,12 +2,8 @@
  * Events of a fanotify(7) group that names directory, entry and inode (FAN_REPORT_DFID_NAME_TARGET).
  * Source: include/uapi/linux/fanotify.h, fs/notify/fanotify/fanotify_user.c (Linux 6.1).
  */
-import { EVENT_METADATA_BYTES, FAN, MAX_KEY_BYTES } from './fanotify.js'
+import { EVENT_METADATA_BYTES, FAN, MASK, MAX_KEY_BYTES, METADATA_LEN, PID } from './fanotify.js'
 
-/** struct fanotify_event_metadata: u32 event_len, u8 vers, u8, u16 metadata_len, u64 mask, i32 fd, i32 pid. */
-const METADATA_LEN = 6
-const MASK = 8
-const PID = 20
 /** struct fanotify_event_info_header: u8 info_type, u8, u16 len; then u64 fsid, struct file_handle, and a name with NUL. */
 const INFO_HEADER_BYTES = 4
 const FILE_HANDLE = INFO_HEADER_BYTES + 8

@@ -22,9 +22,9 @@ export const FAN = {
 } as const
 
 /** struct fanotify_event_metadata: u32 event_len, u8 vers, u8, u16 metadata_len, u64 mask, i32 fd, i32 pid. */
-const MASK = 8
-const PID = 20
-const METADATA_LEN = 6
+export const MASK = 8
+export const PID = 20
+export const METADATA_LEN = 6
 export const EVENT_METADATA_BYTES = 24
 /** struct fanotify_event_info_fid: u8 type, u8, u16 len, then u64 fsid and struct file_handle. */
 const INFO_LEN = 2
@@ -38,8 +38,8 @@ export const MAX_KEY_BYTES = 8 + 8 + 128
 
 export interface ChangeSink {
   /**
-   * `mask` happened to an inode by a process `pid`, 0 where that is not told. `key`: its fsid (8 bytes of statfs(2)) and its struct file_handle, each byte a
-   * character; undefined when the kernel could not say which one.
+   * `mask` happened to an inode by a process `pid`, 0 where that is not told. `key`: its fsid (8 bytes of
+   * statfs(2)) and its struct file_handle, each byte a character; undefined when the kernel could not say which one.
    */
   changed(key: string | undefined, mask: number, pid: number): void
 }
