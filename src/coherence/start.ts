@@ -4,7 +4,6 @@ import type { Context } from '../native/context.js'
 import type { FileSystem } from '../vfs/filesystem.js'
 import { CoherentFileSystem } from './coherent-filesystem.js'
 import { Leases } from './leases.js'
-import { monotonicMs } from './monotonic.js'
 import type { CoherenceOptions } from './options.js'
 import { mapTable, takeGuestNumber } from './table-file.js'
 
@@ -23,7 +22,7 @@ export function startCoherence(
   const { tableFd, tablePath } = options
   const table = mapTable(context, tableFd)
   const leases = new Leases(table, {
-    nowMs: monotonicMs,
+    nowMs: () => context.nowUs() / 1000,
     ...options,
     guest: takeGuestNumber(context, tableFd),
     onDamage() {

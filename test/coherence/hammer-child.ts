@@ -7,7 +7,7 @@
 import { openSync } from 'node:fs'
 import { HEADER_WORDS } from '../../protocol/version-table/layout.js'
 import { Leases } from '../../src/coherence/leases.js'
-import { monotonicMs } from '../../src/coherence/monotonic.js'
+import { monotonicMs } from './monotonic.js'
 import { mapTable, openTableFile, takeGuestNumber } from '../../src/coherence/table-file.js'
 import { Context } from '../../src/native/context.js'
 import { changeOf, keyOf } from './support.js'

@@ -6,7 +6,7 @@ import { mkdirSync, readdirSync, statSync, utimesSync, writeFileSync } from 'nod
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { Opcode } from '../../protocol/fuse/opcodes.js'
-import { monotonicMs } from '../../src/coherence/monotonic.js'
+import { monotonicMs } from './monotonic.js'
 import { concat, u64 } from '../helpers/front-end.js'
 import { text } from '../helpers/fuse-client.js'
 import { checkRegister, type Operation } from './linearizable.js'

@@ -17,7 +17,7 @@ import {
   ticksFor,
   ticksLeft,
 } from '../../protocol/version-table/layout.js'
-import { monotonicMs } from '../../src/coherence/monotonic.js'
+import { monotonicMs } from '../coherence/monotonic.js'
 import { DEFAULT_LEASE_MS, DEFAULT_MARGIN_MS } from '../../src/coherence/options.js'
 import { attrOf, entryOf, Fattr, setattrBody } from '../coherence/mock-guest.js'
 import { BusyDriver } from '../helpers/busy-driver.js'
