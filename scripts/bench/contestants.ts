@@ -81,7 +81,7 @@ export function contestants(
  * Guest and daemon on CPUs of their own, as on a host with enough of them: the guest has the last, the
  * daemon the others. Otherwise the scheduler puts both on one now and then, and every wake-up differs.
  */
-const GUEST_CPU = String(cpus().length - 1)
+export const GUEST_CPU = String(cpus().length - 1)
 const DAEMON_CPUS = cpus().length > 2 ? `0-${cpus().length - 2}` : '0'
 
 /** A daemon at work on a tree of its own. */
@@ -105,7 +105,7 @@ export class Running {
       const prefix = options.pin ? ['taskset', '-c', GUEST_CPU] : []
       const driver = await Driver.start({ ...options, prefix, socketPath: daemon.socketPath })
       const pids = processTree(daemon.process.pid!)
-      if (options.pin) for (const pid of pids) pin(pid)
+      if (options.pin) pinDaemon(pids)
       await driver.observe(pids)
       return new Running(contestant, daemon, driver)
     } catch (cause) {
@@ -130,8 +130,10 @@ export class Running {
   }
 }
 
-function pin(pid: number): void {
-  execFileSync('taskset', ['-a', '-c', '-p', DAEMON_CPUS, String(pid)], { stdio: 'ignore' })
+/** Puts all threads of these processes, and those to come, on the daemon's CPUs. */
+export function pinDaemon(pids: readonly number[]): void {
+  for (const pid of pids)
+    execFileSync('taskset', ['-a', '-c', '-p', DAEMON_CPUS, String(pid)], { stdio: 'ignore' })
 }
 
 /** A process and all that descend from it. */

@@ -2,11 +2,12 @@
  * The bench inside real guests: our daemon and Rust virtiofsd in turn, the same steps in the same kernel.
  *
  *   npm run bench:guest -- [--rounds 3] [--caches auto,never] [--contestants ours,peer]
- *                          [--steps PREFIXES] [--out FOLDER]
+ *                          [--steps PREFIXES] [--no-pin] [--out FOLDER]
  *
  * The guest is user-mode Linux. Rust virtiofsd does not serve the 6.1 of Debian 12; UML_CHROOT names
  * the root of a newer Debian with user-mode-linux in it, whose kernel is used instead. PEER and OURS are
- * as for the bench without a VM. The shared trees lie in /dev/shm.
+ * as for the bench without a VM. The shared trees lie in /dev/shm. Guest and daemon have CPUs of their own
+ * unless --no-pin says otherwise: left to the scheduler, they share one now and then, and times differ by three.
  */
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
@@ -16,8 +17,10 @@ import { runUml, TAG, type UmlKernel } from '../lab/uml.js'
 import {
   type Contestant,
   contestants,
+  GUEST_CPU,
   installedProgram,
   peerVersion,
+  pinDaemon,
   processTree,
 } from './contestants.js'
 import { type GuestSummary, writeGuestResults } from './guest-report.js'
@@ -71,6 +74,7 @@ async function boot(
   contestant: Contestant,
   cache: string,
   steps: readonly Step[],
+  pinned: boolean,
 ): Promise<ReadonlyMap<string, Sample>> {
   const root = mkdtempSync('/dev/shm/virtiofsd-guest-')
   const samples = new Map<string, Sample>()
@@ -87,6 +91,7 @@ async function boot(
       ...(contestant.program === undefined ? {} : { program: contestant.program }),
     })
     const pids = processTree(daemon.process.pid!)
+    if (pinned) pinDaemon(pids)
     let atBegin = 0
     let rest = ''
     const uml = newerKernel()
@@ -95,6 +100,7 @@ async function boot(
       command: script(steps),
       memoryMiB: 768,
       timeoutMs: LIMIT_MS,
+      prefix: pinned ? ['taskset', '-c', GUEST_CPU] : [],
       ...(uml === undefined ? {} : { uml }),
       onOutput: text => {
         const lines = (rest + text).replaceAll('\r', '').split('\n')
@@ -153,6 +159,7 @@ async function main(): Promise<number> {
       caches: { type: 'string', default: 'auto,never' },
       contestants: { type: 'string', default: 'ours,peer' },
       steps: { type: 'string', default: '' },
+      'no-pin': { type: 'boolean', default: false },
       out: {
         type: 'string',
         default: join(
@@ -166,18 +173,19 @@ async function main(): Promise<number> {
   const chosen = values.contestants.split(',').flatMap(name => known.get(name) ?? [])
   const prefixes = values.steps.split(',')
   const steps = STEPS.filter(step => prefixes.some(prefix => step.name.startsWith(prefix)))
+  const pinned = !values['no-pin']
   const boots = new Map<string, ReadonlyMap<string, Sample>[]>()
   for (let round = 0; round < Number(values.rounds); round++)
     for (const cache of values.caches.split(','))
       for (let i = 0; i < chosen.length; i++) {
         const contestant = chosen[(i + round) % chosen.length]!
         const key = `${contestant.name} ${cache}`
-        boots.set(key, [...(boots.get(key) ?? []), await boot(contestant, cache, steps)])
+        boots.set(key, [...(boots.get(key) ?? []), await boot(contestant, cache, steps, pinned)])
       }
   const text = writeGuestResults(values.out, {
     machine: machine(peerVersion()),
     date: new Date().toISOString().slice(0, 16),
-    settings: `${values.rounds} boots each, turn about; user-mode Linux ${newerKernel()?.modules.split('/').at(-1) ?? '6.1'}.`,
+    settings: `${values.rounds} boots each, turn about; user-mode Linux ${newerKernel()?.modules.split('/').at(-1) ?? '6.1'}, ${pinned ? 'guest and daemon on CPUs of their own' : 'placed by the scheduler'}.`,
     summaries: summaries(steps, boots),
   })
   console.log(text)

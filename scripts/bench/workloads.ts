@@ -1,6 +1,6 @@
 /** What the guests do: trees made on the host beforehand, and the steps as shell text. */
 import { execFileSync } from 'node:child_process'
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { mkdirSync, utimesSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { packageFile } from '../../src/native/addon.js'
 import { makeNpmProject, npmCi } from './npm-project.js'
@@ -8,6 +8,8 @@ import { makeNpmProject, npmCi } from './npm-project.js'
 const TREE_FOLDERS = 80
 const FILES_EACH = 50
 const SOURCES = 12
+/** Long before git's index: what is as young as it, to the second, git reads again to be sure. */
+const WRITTEN_AT = new Date('2024-01-01T00:00:00Z')
 
 /** One measured step: its time is what `command` takes, after `before`, in the mounted share. */
 export interface Step {
@@ -78,11 +80,11 @@ export function makeGuestTree(root: string): void {
   for (let folder = 0; folder < TREE_FOLDERS; folder++) {
     const path = join(tree, `part-${folder % 8}`, `folder-${folder}`)
     mkdirSync(path, { recursive: true })
-    for (let i = 0; i < FILES_EACH; i++)
-      writeFileSync(
-        join(path, `file-${i}.txt`),
-        `${folder} ${i}\n`.repeat(20 + ((folder * i) % 300)),
-      )
+    for (let i = 0; i < FILES_EACH; i++) {
+      const file = join(path, `file-${i}.txt`)
+      writeFileSync(file, `${folder} ${i}\n`.repeat(20 + ((folder * i) % 300)))
+      utimesSync(file, WRITTEN_AT, WRITTEN_AT)
+    }
   }
   const git = (...args: string[]): void => {
     const who = ['-c', 'user.name=bench', '-c', 'user.email=bench@localhost', '-c', 'gc.auto=0']

@@ -29,6 +29,8 @@ export interface GuestOptions {
   readonly memoryMiB?: number
   /** Default: what scripts/setup put into the cache. */
   readonly uml?: UmlKernel
+  /** Put before the command: taskset and the like. */
+  readonly prefix?: readonly string[]
   /** Called at the start with what ends the guest at once, as a power failure does. */
   readonly onStart?: (kill: () => void) => void
   /** Called with console text as it comes. */
@@ -95,7 +97,7 @@ export async function runUml(options: GuestOptions): Promise<GuestResult> {
   if (options.onLine !== undefined) args.push('ssl0=fd:3')
   if (options.interactive === true) args.push('SHELL_OPEN=1')
   try {
-    return await boot(uml.command, args, options)
+    return await boot([...(options.prefix ?? []), ...uml.command], args, options)
   } finally {
     rmSync(lab, { recursive: true, force: true })
   }

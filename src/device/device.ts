@@ -2,6 +2,7 @@
  * The device: serves the rings of one front-end connection. One thread, one loop: look at every ring,
  * take what the pool has finished, spin a little, sleep in `wait`. It never turns the event loop.
  */
+import { VIRTIO_FS_HIPRIO_QUEUE } from '../../protocol/virtio/fs.js'
 import type { FuseServer } from '../fuse/server.js'
 import { AGAIN, SUSPENDED, VIOLATION as FUSE_VIOLATION } from '../fuse/server.js'
 import { MAX_RINGS, native } from '../native/addon.js'
@@ -12,6 +13,7 @@ import type { Log } from '../vhost/log.js'
 import { type Chain, describeViolation } from '../virtio/chain.js'
 import { EMPTY, Virtqueue, VIOLATION } from '../virtio/virtqueue.js'
 import { type DeferredRequest, DeferredRequests } from './deferred.js'
+import { LINGER_MS, Patience } from './patience.js'
 import { AdaptivePolling } from './polling.js'
 import { StateTransfer, type TransferLimits } from './state-transfer.js'
 
@@ -70,6 +72,7 @@ export class Device implements VhostDevice {
   readonly #chain: Chain
   readonly #log: Log
   readonly #polling: AdaptivePolling
+  readonly #patience = new Patience()
   readonly #transfer: StateTransfer
   readonly #waits: Waits | undefined
   readonly #deferred = new DeferredRequests()
@@ -78,7 +81,7 @@ export class Device implements VhostDevice {
   readonly #callKinds: Int32Array
   readonly #kickFds: Int32Array
   readonly #loggedAt = new Map<string, number>()
-  /** Queues that are up, in the order of their numbers. */
+  /** Queues that are up, hiprio last: nobody waits for it. */
   #serving: Virtqueue[] = []
   #polledRings = 0
   #logFd = -1
@@ -128,7 +131,7 @@ export class Device implements VhostDevice {
       }
       this.#kickFds[index] = setup.kickFd
     }
-    this.#serving = this.queues.filter(other => other.up)
+    this.#listQueues()
     return 0
   }
 
@@ -154,14 +157,20 @@ export class Device implements VhostDevice {
       this.#reap()
       this.#upkeep()
     }
+    if (index === VIRTIO_FS_HIPRIO_QUEUE) this.#patience.end()
     this.#signal(index)
     const base = queue.stop()
-    this.#serving = this.queues.filter(other => other.up)
+    this.#listQueues()
     if (this.#kickFds[index]! >= 0) this.#context.raw.unwatchFd(this.#kickFds[index]!)
     else this.#polledRings--
     this.#kickFds[index] = -1
     this.#callFds[index] = -1
     return base
+  }
+
+  #listQueues(): void {
+    const [hiprio, ...others] = this.queues
+    this.#serving = [...others, hiprio!].filter(queue => queue.up)
   }
 
   get migratable(): boolean {
@@ -209,6 +218,8 @@ export class Device implements VhostDevice {
     // While there is work, the other descriptors have their turn now and then.
     if (worked) {
       if ((++this.#busyTurns & (BUSY_TURNS - 1)) !== 0) return 0
+      this.#patience.end()
+      this.#signal(VIRTIO_FS_HIPRIO_QUEUE)
       this.#server.fs.tidy(this.#context.nowUs() / 1000)
       return this.#context.wait(0, 0)
     }
@@ -237,9 +248,19 @@ export class Device implements VhostDevice {
     return false
   }
 
+  #requestPending(): boolean {
+    for (const queue of this.#serving)
+      if (queue.index !== VIRTIO_FS_HIPRIO_QUEUE && queue.pending()) return true
+    return false
+  }
+
   #sleep(): number {
+    const lingers = this.#patience.waiting
     let missed = false
-    for (const queue of this.#serving) if (queue.enableKicks()) missed = true
+    for (const queue of this.#serving) {
+      const patient = lingers && queue.index === VIRTIO_FS_HIPRIO_QUEUE
+      if (queue.enableKicks(patient ? queue.size >> 2 : 0)) missed = true
+    }
     if (missed) {
       for (const queue of this.#serving) queue.disableKicks()
       return 0
@@ -248,9 +269,14 @@ export class Device implements VhostDevice {
     // How long the pool takes says nothing of when the guest comes back.
     const forGuest = this.#server.pendingCount === 0
     const before = this.#context.nowUs()
-    const ready = this.#context.wait(this.#sleepMs(before / 1000), 0)
-    if (forGuest) this.#polling.slept(this.#context.nowUs() - before)
+    const sleepMs = this.#sleepMs(before / 1000)
+    const ready = this.#context.wait(lingers ? sooner(LINGER_MS, sleepMs) : sleepMs, 0)
+    const sleptUs = this.#context.nowUs() - before
     for (const queue of this.#serving) queue.disableKicks()
+    if (lingers && sleptUs >= LINGER_MS * 1000 && !this.#requestPending()) {
+      this.#patience.timedOut()
+      this.#signal(VIRTIO_FS_HIPRIO_QUEUE)
+    } else if (forGuest) this.#polling.slept(sleptUs)
     return ready
   }
 
@@ -300,6 +326,8 @@ export class Device implements VhostDevice {
       const queue = this.#serving[i]!
       if (!queue.pending()) continue
       worked = true
+      if (queue.index !== VIRTIO_FS_HIPRIO_QUEUE) this.#patience.paid()
+      else if (queue.eventIdx) this.#patience.served()
       this.#serveBatch(queue)
     }
     if (this.#unsignalled) this.#signalAll()
@@ -353,7 +381,10 @@ export class Device implements VhostDevice {
 
   #signal(index: number): void {
     if (this.#logFd >= 0) this.#context.eventSignal(this.#logFd, this.#logKind)
-    if (!this.queues[index]!.needsSignal() || this.#callFds[index]! < 0) return
+    const queue = this.queues[index]!
+    const patient = index === VIRTIO_FS_HIPRIO_QUEUE && this.#patience.waiting
+    if (patient && queue.unsignalled < queue.size >> 1) return
+    if (!queue.needsSignal() || this.#callFds[index]! < 0) return
     this.counters.signals++
     const fault = this.#context.eventSignal(this.#callFds[index]!, this.#callKinds[index]!)
     if (fault < 0)

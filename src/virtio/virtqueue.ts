@@ -72,6 +72,20 @@ export class Virtqueue {
     return this.#indirect ? this.#size : this.#size / 4
   }
 
+  get size(): number {
+    return this.#size
+  }
+
+  /** Kicks and signals can be asked for at an index. */
+  get eventIdx(): boolean {
+    return this.#eventIdx
+  }
+
+  /** Chains given back since `needsSignal` was asked. */
+  get unsignalled(): number {
+    return (this.#usedIndex - this.#signalledUsed) & 0xffff
+  }
+
   constructor(context: Context, chain: Chain, index: number) {
     this.#context = context
     this.#chain = chain
@@ -218,23 +232,27 @@ export class Virtqueue {
     return wanted
   }
 
-  /** Asks for a kick with the next chain. True when one came meanwhile: then process it first. */
-  enableKicks(): boolean {
+  /**
+   * Asks for a kick with the next chain; with EVENT_IDX, with the one that comes after `after` others. True
+   * when it came meanwhile: then process it first.
+   */
+  enableKicks(after = 0): boolean {
     if (!this.up || this.broken) return false
-    if (this.#eventIdx) Atomics.store(this.#used, 2 + this.#size * 4, this.#nextAvail)
+    if (this.#eventIdx)
+      Atomics.store(this.#used, 2 + this.#size * 4, (this.#nextAvail + after) & 0xffff)
     else Atomics.store(this.#used, 0, 0)
     this.#logHint()
-    return Atomics.load(this.#avail, 1) !== this.#nextAvail
+    return this.available > (this.#eventIdx ? after : 0)
   }
 
   /**
    * The daemon looks at the ring by itself: kicks would be wasted. With EVENT_IDX an avail_event that is past
-   * says so, as it is after a kick; after another end of the sleep it still waits for the next chain.
+   * says so, as it is after a kick; after another end of the sleep it still waits for a chain to come.
    */
   disableKicks(): void {
     if (!this.up) return
     if (!this.#eventIdx) Atomics.store(this.#used, 0, VRING_USED_F_NO_NOTIFY)
-    else if (this.#used[2 + this.#size * 4] === this.#nextAvail)
+    else if (((this.#used[2 + this.#size * 4]! - this.#nextAvail) & 0xffff) < this.#size)
       Atomics.store(this.#used, 2 + this.#size * 4, (this.#nextAvail - 1) & 0xffff)
     else return
     this.#logHint()
