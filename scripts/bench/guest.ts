@@ -8,6 +8,7 @@
  * the root of a newer Debian with user-mode-linux in it, whose kernel is used instead. PEER and OURS are
  * as for the bench without a VM. The shared trees lie in /dev/shm. Guest and daemon have CPUs of their own
  * unless --no-pin says otherwise: left to the scheduler, they share one now and then, and times differ by three.
+ * And the guest's CPU never sleeps; see guest-steps.
  */
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
@@ -185,7 +186,7 @@ async function main(): Promise<number> {
   const text = writeGuestResults(values.out, {
     machine: machine(peerVersion()),
     date: new Date().toISOString().slice(0, 16),
-    settings: `${values.rounds} boots each, turn about; user-mode Linux ${newerKernel()?.modules.split('/').at(-1) ?? '6.1'}, ${pinned ? 'guest and daemon on CPUs of their own' : 'placed by the scheduler'}.`,
+    settings: `${values.rounds} boots each, turn about; user-mode Linux ${newerKernel()?.modules.split('/').at(-1) ?? '6.1'}, ${pinned ? "guest and daemon on CPUs of their own, of which the guest's never sleeps" : 'placed by the scheduler'}.`,
     summaries: summaries(steps, boots),
   })
   console.log(text)
