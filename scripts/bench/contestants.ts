@@ -16,7 +16,13 @@ export interface Contestant {
 }
 
 /** The same service from both: extended attributes, no sandbox or filter in the way, no file handles. */
-const SAME = ['--xattr', '--sandbox=none', '--inode-file-handles=never', '--cache=auto']
+const SAME = [
+  '--xattr',
+  '--sandbox=none',
+  '--seccomp=none',
+  '--inode-file-handles=never',
+  '--cache=auto',
+]
 
 /** A command line from the environment, to which virtiofsd's arguments are added. */
 export function programFrom(variable: 'PEER' | 'OURS' | 'OTHER'): readonly string[] | undefined {
@@ -63,14 +69,13 @@ export function contestants(
     all.push({ name: 'other', description: 'another build', program: other, args })
   const program = programFrom('PEER')
   if (program !== undefined) {
-    const args = [...SAME, '--seccomp=none']
     all.push(
-      { name: 'peer', description: 'Rust virtiofsd', program, args },
+      { name: 'peer', description: 'Rust virtiofsd', program, args: SAME },
       {
         name: 'peer-pool',
         description: 'Rust virtiofsd with --thread-pool-size=16',
         program,
-        args: [...args, '--thread-pool-size=16'],
+        args: [...SAME, '--thread-pool-size=16'],
       },
     )
   }
