@@ -113,9 +113,13 @@ function makeSources(folder: string): void {
   writeFileSync(join(folder, 'Makefile'), `all: lib.a\nlib.a: ${objects}\n\tar rcs $@ $^\n`)
 }
 
-/** The steps as a script for bash; see guest-steps for what it prints. */
-export function script(steps: readonly Step[]): string {
-  const lines = [`. ${packageFile('scripts', 'bench', 'guest-steps')}`]
+/** The steps as a script for bash, to run in `folder` of the share; see guest-steps for what it prints, and for `awake`. */
+export function script(steps: readonly Step[], awake: boolean, folder = '.'): string {
+  const lines = [
+    `cd ${folder}`,
+    `AWAKE=${awake ? 1 : ''}`,
+    `. ${packageFile('scripts', 'bench', 'guest-steps')}`,
+  ]
   for (const one of steps) {
     lines.push('sync; cd "$top"')
     if (one.before !== undefined) lines.push(one.before)

@@ -1,0 +1,124 @@
+/**
+ * What strict coherence costs: the same steps in a guest under --coherence=strict, --cache=auto and
+ * --cache=never, beside a second guest on the same tree with a daemon of its own, which idles or does the same
+ * steps in a folder of its own.
+ *
+ *   npm run bench:price -- [--rounds 3] [--modes strict,auto,never] [--others idle,busy] [--steps PREFIXES]
+ *
+ * UML_CHROOT and OURS are as for the bench in guests. Beside an idle guest CPUs are shared out as there; beside a
+ * busy one the scheduler does it.
+ */
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { type Contestant, contestants, installedProgram } from './contestants.js'
+import { boot, describeGuests, type Samples } from './guest-boot.js'
+import { describeMachine, machine } from './report.js'
+import { median } from './statistics.js'
+import { makeGuestTree, type Step, STEPS } from './workloads.js'
+
+const DEFAULT_STEPS = 'find,stat storm,git status,untar,compile'
+
+/** Repeats the steps until the measured guest is done. */
+const AGAIN = 100
+const IDLE: Step = { name: 'idle', command: 'sleep 3600' }
+
+function modeArgs(mode: string, table: string): readonly string[] {
+  return mode === 'strict'
+    ? ['--cache=auto', '--coherence=strict', `--version-table=${table}`]
+    : [`--cache=${mode}`]
+}
+
+/** The steps once in one guest, beside another. */
+async function measure(
+  contestant: Contestant,
+  mode: string,
+  other: string,
+  steps: readonly Step[],
+): Promise<Samples> {
+  const scratch = mkdtempSync('/dev/shm/virtiofsd-price-')
+  try {
+    const sharedDir = join(scratch, 'share')
+    for (const folder of ['measured', 'beside']) {
+      mkdirSync(join(sharedDir, folder), { recursive: true })
+      makeGuestTree(join(sharedDir, folder))
+    }
+    const common = {
+      contestant,
+      sharedDir,
+      args: modeArgs(mode, join(scratch, 'table')),
+    }
+    const stop = new AbortController()
+    const repeated = Array.from({ length: AGAIN }, () => steps).flat()
+    const beside = boot({
+      ...common,
+      steps: other === 'idle' ? [IDLE] : repeated,
+      pinned: false,
+      folder: 'beside',
+      label: '  beside',
+      abort: stop.signal,
+    })
+    try {
+      return await boot({
+        ...common,
+        steps,
+        pinned: other === 'idle',
+        folder: 'measured',
+        label: `${mode}, other ${other}`,
+      })
+    } finally {
+      stop.abort()
+      await beside
+    }
+  } finally {
+    rmSync(scratch, { recursive: true, force: true })
+  }
+}
+
+function ratio(strict: number | undefined, of: number | undefined): string {
+  return strict === undefined || of === undefined ? '' : `**${(of / strict).toFixed(2)}**`
+}
+
+async function main(): Promise<number> {
+  const { values } = parseArgs({
+    options: {
+      rounds: { type: 'string', default: '3' },
+      modes: { type: 'string', default: 'strict,auto,never' },
+      others: { type: 'string', default: 'idle,busy' },
+      steps: { type: 'string', default: DEFAULT_STEPS },
+    },
+  })
+  const ours = contestants(1, installedProgram()).get('ours')!
+  const prefixes = values.steps.split(',')
+  const steps = STEPS.filter(step => prefixes.some(prefix => step.name.startsWith(prefix)))
+  const modes = values.modes.split(',')
+  console.log(`# Price of strict coherence, ${new Date().toISOString().slice(0, 16)}\n`)
+  console.log(describeMachine(machine('none')))
+  console.log(`\n${values.rounds} boots each, turn about.`)
+  for (const other of values.others.split(',')) {
+    const taken = new Map(modes.map(mode => [mode, [] as Samples[]]))
+    for (let round = 0; round < Number(values.rounds); round++)
+      for (let i = 0; i < modes.length; i++) {
+        const mode = modes[(i + round) % modes.length]!
+        taken.get(mode)!.push(await measure(ours, mode, other, steps))
+      }
+    const seconds = (mode: string, step: Step): number | undefined => {
+      const all = (taken.get(mode) ?? []).flatMap(one => one.get(step.name)?.seconds ?? [])
+      return all.length === 0 ? undefined : median(all)
+    }
+    console.log(`\n## The other guest is ${other}\n\n${describeGuests(other === 'idle')}.\n`)
+    console.log(
+      'Seconds, and what the other mode takes through what strict takes (more is better).\n',
+    )
+    console.log('| step | strict | auto | never | auto / strict | never / strict |')
+    console.log('|---|---:|---:|---:|---:|---:|')
+    for (const step of steps) {
+      const [strict, auto, never] = ['strict', 'auto', 'never'].map(mode => seconds(mode, step))
+      const times = [strict, auto, never].map(one => one?.toFixed(3) ?? '').join(' | ')
+      console.log(`| ${step.name} | ${times} | ${ratio(strict, auto)} | ${ratio(strict, never)} |`)
+    }
+  }
+  return 0
+}
+
+process.exitCode = await main()
