@@ -252,6 +252,8 @@ void Guest::forget(uint64_t nodeid, uint64_t count) {
 }
 
 void Guest::sleep(int timeoutMs) {
+  // What came back of the FORGETs is no reason to stay awake.
+  reapForgets();
   for (uint32_t q = 0; q < queues_; q++)
     __atomic_store_n(&rings_[q].avail[2 + rings_[q].size], rings_[q].usedSeen, __ATOMIC_SEQ_CST);
   __atomic_thread_fence(__ATOMIC_SEQ_CST);
