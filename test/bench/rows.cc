@@ -94,6 +94,35 @@ struct OpenRelease : Row {
   }
 };
 
+// A file the server does not know (any more): LOOKUP, OPEN, RELEASE, and FORGET behind it.
+struct OpenFresh : Row {
+  bool request(Guest& g, const Tree& t, Slot& s) override {
+    if (s.step == 0) {
+      const uint32_t bytes = putName(s, 0, "entry-%04llu", next_++ % kListed);
+      g.build(s, FUSE_LOOKUP, t.list, bytes, 0, sizeof(fuse_entry_out), 0);
+    } else if (s.step == 1) {
+      s.arg<fuse_open_in>() = {};
+      s.arg<fuse_open_in>().flags = 0100000;  // O_RDONLY | O_LARGEFILE
+      g.build(s, FUSE_OPEN, s.nodeid, sizeof(fuse_open_in), 0, sizeof(fuse_open_out), 0);
+    } else {
+      s.arg<fuse_release_in>() = {};
+      s.arg<fuse_release_in>().fh = s.fh;
+      s.arg<fuse_release_in>().flags = 0100000;
+      g.build(s, FUSE_RELEASE, s.nodeid, sizeof(fuse_release_in), 0, 0, 0);
+    }
+    return true;
+  }
+  bool finished(Guest& g, const Tree&, Slot& s) override {
+    static const char* const names[] = {"LOOKUP", "OPEN", "RELEASE"};
+    expect(s.reply().error == 0, names[s.step]);
+    if (s.reply().error != 0) return true;
+    if (s.step == 0) s.nodeid = s.result<fuse_entry_out>().nodeid;
+    if (s.step == 1) s.fh = s.result<fuse_open_out>().fh;
+    if (s.step == 2) g.forget(s.nodeid, 1);
+    return s.step == 2;
+  }
+};
+
 // CREATE, RELEASE, UNLINK, and FORGET at the end.
 struct CreateUnlink : Row {
   uint32_t id;
@@ -286,6 +315,7 @@ const std::vector<Named>& table() {
       {"lookup+forget", [] { return new LookupCold; }},
       {"open+release", [] { return new OpenRelease(kFilesEach); }},
       {"open+release-few", [] { return new OpenRelease(32); }},
+      {"open-fresh", [] { return new OpenFresh; }},
       {"create+unlink", [] { return new CreateUnlink(0); }},
       {"create+unlink-user", [] { return new CreateUnlink(1000); }},
       {"readdirplus-1000", [] { return new Readdirplus; }},
