@@ -118,5 +118,5 @@ test('waits in vain come to an end, and are tried again ever more seldom', t => 
     pause()
   }
   fail(4)
-  t.is(pause(), 4096)
+  t.is(pause(), 256)
 })

@@ -10,7 +10,7 @@
 /** Longest wait, microseconds. */
 const MOST_US = 150
 const WAITS_IN_VAIN = 4
-const MOST_PAUSES = 4096
+const MOST_PAUSES = 256
 
 export class DiskWaits {
   #inVain = 0
