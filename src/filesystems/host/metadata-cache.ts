@@ -183,15 +183,15 @@ export class MetadataCache implements ChangeSink {
   }
 
   /**
-   * The node behind a name of directory `dir`, null when there is none by that name, undefined when that is
-   * not kept.
+   * The node behind a name of directory `dir`, null when there is none by that name, undefined when that or the
+   * node's struct statx is not kept.
    */
   findName(dir: HostNode, nameAt: number, nameBytes: number): HostNode | null | undefined {
     const { kept } = dir
     if (kept === undefined) return undefined
     // Without anything to answer there is no need to look.
     let found = this.#names.find(kept, nameAt, nameBytes)
-    if (found === undefined) return undefined
+    if (found === undefined || (found !== null && found.kept?.valid !== true)) return undefined
     if (!this.#fresh && this.#look()) {
       found = dir.kept === kept ? this.#names.find(kept, nameAt, nameBytes) : undefined
       if (found === undefined) return undefined
