@@ -124,7 +124,8 @@ void shareArray(napi_env env, napi_value object, const char* name, void* at, siz
 
 const HotCall kCoreCalls[] = {
     {"copyIn", callCopyIn}, {"copyOut", callCopyOut}, {"readv", callReadv},
-    {"writev", callWritev}, {"readvAfter", callReadvAfter}, {"submit", callSubmit},   {"reap", callReap},
+    {"writev", callWritev}, {"readvAfter", callReadvAfter}, {"readvSoon", callReadvSoon},
+    {"submit", callSubmit},   {"reap", callReap},
     {"submitAlone", callSubmitAlone}, {"interrupt", callInterrupt},
     {"wait", callWait},     {"nowUs", callNowUs},     {"preemptions", callPreemptions}, {"eventSignal", callEventSignal}, {"markDirty", callMarkDirty},
     {"pollNow", callPollNow}, {"readMapped", callReadMapped},

@@ -241,6 +241,11 @@ int64_t callNowUs(Context& c, const double* a);
 int64_t callPreemptions(Context& c, const double* a);
 int64_t callEventSignal(Context& c, const double* a);
 int64_t callPollNow(Context& c, const double* a);
+// Spins for `forUs` microseconds at least. True, and at once: a watched ring has moved past what JavaScript took, or
+// a job is finished.
+bool spin(Context& c, uint64_t forUs);
+// Of CLOCK_MONOTONIC.
+int64_t microseconds();
 // How a descriptor takes a signal. The numbers are SignalKind of src/native/addon.ts.
 enum SignalKind { kEventFd = 1, kSocket = 2, kOther = 3 };
 int signalFd(int fd, int kind);
@@ -261,6 +266,7 @@ void defineModuleProcess(napi_env env, napi_value exports);
 int64_t callReadv(Context& c, const double* a);
 int64_t callWritev(Context& c, const double* a);
 int64_t callReadvAfter(Context& c, const double* a);
+int64_t callReadvSoon(Context& c, const double* a);
 int64_t callSubmit(Context& c, const double* a);
 int64_t callSubmitAlone(Context& c, const double* a);
 int64_t callInterrupt(Context& c, const double* a);

@@ -28,12 +28,6 @@ void pauseCpu() {
 #endif
 }
 
-int64_t microseconds() {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<int64_t>(now.tv_sec) * 1000000 + now.tv_nsec / 1000;
-}
-
 // Whether a watched ring has moved past what JavaScript took, or a job is finished.
 bool workWaits(Context& c) {
   if (c.pool->doneCount.load(std::memory_order_acquire) != 0 || c.pool->reapedCount != c.pool->reaped.size()) return true;
@@ -44,17 +38,6 @@ bool workWaits(Context& c) {
     if (now != static_cast<uint16_t>(c.lastAvail[i])) return true;
   }
   return false;
-}
-
-bool spin(Context& c, uint64_t forUs) {
-  const int64_t until = microseconds() + static_cast<int64_t>(forUs);
-  for (;;) {
-    for (int i = 0; i < 64; i++) {
-      if (workWaits(c)) return true;
-      pauseCpu();
-    }
-    if (microseconds() >= until) return false;
-  }
 }
 
 // Reads and drops what a pipe or socket holds. False at its end. Who writes faster than this reads
@@ -112,6 +95,23 @@ napi_value unwatchFd(napi_env env, napi_callback_info info) {
 }
 
 }  // namespace
+
+int64_t microseconds() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<int64_t>(now.tv_sec) * 1000000 + now.tv_nsec / 1000;
+}
+
+bool spin(Context& c, uint64_t forUs) {
+  const int64_t until = microseconds() + static_cast<int64_t>(forUs);
+  for (;;) {
+    for (int i = 0; i < 64; i++) {
+      if (workWaits(c)) return true;
+      pauseCpu();
+    }
+    if (microseconds() >= until) return false;
+  }
+}
 
 // By the type of its inode: an eventfd is an anonymous one, of no type. (Names under /proc/self/fd would
 // say more, but there is no /proc in a sandbox. Another anonymous kind, which only a hostile front end

@@ -29,6 +29,8 @@ constexpr auto kInterruptRound = std::chrono::milliseconds(1);
 // A read that was begun is mostly there when its turn comes; so long it may wait for those before it.
 constexpr size_t kMostHeadBytes = 64;
 constexpr int kBegunPatienceMs = 2;
+// Between two tries of a read: a try costs about 1 us, a disk takes tens of them.
+constexpr uint64_t kRetryUs = 2;
 
 // Goes on after a full transfer of one IOV_MAX piece of a long list; stops at the first short one.
 int64_t transfer(bool reading, int fd, const std::vector<iovec>& iov, int64_t offset, int flags,
@@ -58,7 +60,8 @@ bool ioArguments(const double* a, int* fd, int64_t* offset, int* flags) {
   return true;
 }
 
-int64_t io(Context& c, const double* a, bool reading) {
+// With `forUs` again and again while the answer is EAGAIN, for so many microseconds; less when there is other work.
+int64_t retried(Context& c, const double* a, bool reading, uint64_t forUs) {
   int fd, flags;
   int64_t offset;
   if (!ioArguments(a, &fd, &offset, &flags)) return -EINVAL;
@@ -67,10 +70,17 @@ int64_t io(Context& c, const double* a, bool reading) {
   c.ranges.clear();
   const int64_t bytes = gather(c, a[1], a[2], a[3], a[4], &c.iov, nullptr, logged ? &c.ranges : nullptr);
   if (bytes <= 0) return bytes;
-  const int64_t moved = transfer(reading, fd, c.iov, offset, flags, c.pool->stop);
+  int64_t moved = transfer(reading, fd, c.iov, offset, flags, c.pool->stop);
+  if (moved == -EAGAIN && forUs > 0) {
+    const int64_t until = microseconds() + static_cast<int64_t>(forUs);
+    while (moved == -EAGAIN && microseconds() < until && !spin(c, kRetryUs))
+      moved = transfer(reading, fd, c.iov, offset, flags, c.pool->stop);
+  }
   if (logged) markRanges(*c.dirty, c.ranges, moved);
   return moved;
 }
+
+int64_t io(Context& c, const double* a, bool reading) { return retried(c, a, reading, 0); }
 
 enum PoolCall {
   kReadv,
@@ -278,6 +288,13 @@ std::unique_ptr<Job> takeSpare(Pool& pool) {
 
 int64_t callReadv(Context& c, const double* a) { return io(c, a, true); }
 int64_t callWritev(Context& c, const double* a) { return io(c, a, false); }
+
+// As readv, and for how many microseconds it may take.
+int64_t callReadvSoon(Context& c, const double* a) {
+  uint64_t forUs;
+  if (!asUnsigned(a[7], 10e6, &forUs)) return -EINVAL;
+  return retried(c, a, true, forUs);
+}
 
 // fd, first, count, bytes, offset, flags, headAt, headBytes
 int64_t callReadvAfter(Context& c, const double* a) {

@@ -9,6 +9,7 @@ export const OUT_HEADER_BYTES = 16
 
 /** Where `suspend` and `complete` go: the server that owns the request. */
 export interface Suspender {
+  readonly pendingCount: number
   suspend(mayLast: boolean): number
   spreads(bytes: number): boolean
   complete(token: number, outcome: number): void
@@ -90,6 +91,10 @@ export class FuseRequest implements Request {
   suspend(mayLast = false): number {
     this.token = this.#suspender.suspend(mayLast)
     return this.token
+  }
+
+  get alone(): boolean {
+    return this.#suspender.pendingCount === 0
   }
 
   spreads(bytes: number): boolean {

@@ -46,6 +46,7 @@ export interface HotCalls {
   readv(): void
   writev(): void
   readvAfter(): void
+  readvSoon(): void
   openat(): void
   reopen(): void
   close(): void

@@ -120,6 +120,26 @@ export class Context {
     return m[0]!
   }
 
+  /**
+   * As `readv`, tried again for `forUs` microseconds (at most 10 s) while the answer is EAGAIN: spinning, for data that
+   * a disk is about to deliver. EAGAIN it took longer, or a watched ring has moved, or a job is finished.
+   */
+  readvSoon(
+    fd: number,
+    first: number,
+    count: number,
+    skip: number,
+    bytes: number,
+    offset: number,
+    flags: number,
+    forUs: number,
+  ): number {
+    this.#io(fd, first, count, skip, bytes, offset, flags)
+    this.#mail[8] = forUs
+    this.raw.readvSoon()
+    return this.#mail[0]!
+  }
+
   /** pwritev2 from guest memory to `fd` at `offset`. */
   writev(
     fd: number,

@@ -82,6 +82,8 @@ export interface Request {
   /** Security context for a new node: xattr name and value; `bytes` 0 when none. */
   readonly securityName: Name
   readonly securityValue: Span
+  /** No other request of the guest waits for the pool. */
+  readonly alone: boolean
   /** READ: an attempt with RWF_NOWAIT has just found that the data must be waited for. */
   readonly begun: boolean
   /** Milliseconds since the request was handed in first; above 0 it was DEFERRED before. */

@@ -111,7 +111,6 @@ Tree findTree(Guest& g, const Options& options) {
   char name[64];
   if (options.tree == "disk") {
     t.cold = g.lookup(t.root, "cold");
-    t.coldFh = g.open(FUSE_OPEN, t.cold, 0100000);
     return t;
   }
   t.list = g.lookup(t.root, "list");

@@ -16,6 +16,14 @@ uint32_t putName(Slot& s, uint32_t at, const char* format, unsigned long long a)
   return at + static_cast<uint32_t>(snprintf(reinterpret_cast<char*>(s.body()) + at, 200, format, a)) + 1;
 }
 
+void release(Guest& g, uint32_t opcode, uint64_t nodeid, uint64_t fh) {
+  Slot& s = g.slot(0);
+  s.arg<fuse_release_in>() = {};
+  s.arg<fuse_release_in>().fh = fh;
+  g.build(s, opcode, nodeid, sizeof(fuse_release_in), 0, 0, 0);
+  g.ask(s);
+}
+
 struct Getattr : Row {
   bool request(Guest& g, const Tree& t, Slot& s) override {
     s.arg<fuse_getattr_in>() = {};
@@ -94,6 +102,35 @@ struct OpenRelease : Row {
   }
 };
 
+// A file the server does not know (any more): LOOKUP, OPEN, RELEASE, and FORGET behind it.
+struct OpenFresh : Row {
+  bool request(Guest& g, const Tree& t, Slot& s) override {
+    if (s.step == 0) {
+      const uint32_t bytes = putName(s, 0, "entry-%04llu", next_++ % kListed);
+      g.build(s, FUSE_LOOKUP, t.list, bytes, 0, sizeof(fuse_entry_out), 0);
+    } else if (s.step == 1) {
+      s.arg<fuse_open_in>() = {};
+      s.arg<fuse_open_in>().flags = 0100000;  // O_RDONLY | O_LARGEFILE
+      g.build(s, FUSE_OPEN, s.nodeid, sizeof(fuse_open_in), 0, sizeof(fuse_open_out), 0);
+    } else {
+      s.arg<fuse_release_in>() = {};
+      s.arg<fuse_release_in>().fh = s.fh;
+      s.arg<fuse_release_in>().flags = 0100000;
+      g.build(s, FUSE_RELEASE, s.nodeid, sizeof(fuse_release_in), 0, 0, 0);
+    }
+    return true;
+  }
+  bool finished(Guest& g, const Tree&, Slot& s) override {
+    static const char* const names[] = {"LOOKUP", "OPEN", "RELEASE"};
+    expect(s.reply().error == 0, names[s.step]);
+    if (s.reply().error != 0) return true;
+    if (s.step == 0) s.nodeid = s.result<fuse_entry_out>().nodeid;
+    if (s.step == 1) s.fh = s.result<fuse_open_out>().fh;
+    if (s.step == 2) g.forget(s.nodeid, 1);
+    return s.step == 2;
+  }
+};
+
 // CREATE, RELEASE, UNLINK, and FORGET at the end.
 struct CreateUnlink : Row {
   uint32_t id;
@@ -140,13 +177,7 @@ struct Readdirplus : Row {
     for (uint32_t i = 0; i < depth; i++) handles.push_back(g.open(FUSE_OPENDIR, t.list, 0200000));
   }
   void end(Guest& g, const Tree& t) override {
-    for (uint64_t fh : handles) {
-      Slot& s = g.slot(0);
-      s.arg<fuse_release_in>() = {};
-      s.arg<fuse_release_in>().fh = fh;
-      g.build(s, FUSE_RELEASEDIR, t.list, sizeof(fuse_release_in), 0, 0, 0);
-      g.ask(s);
-    }
+    for (uint64_t fh : handles) release(g, FUSE_RELEASEDIR, t.list, fh);
   }
   bool request(Guest& g, const Tree& t, Slot& s) override {
     if (s.step == 0) s.offset = 0, s.number = 0;
@@ -183,13 +214,16 @@ struct Readdirplus : Row {
 struct Read : Row {
   uint32_t bytes;
   bool sequential, cold;
-  uint64_t blocks;
+  uint64_t blocks, coldFh = 0;
   std::vector<uint32_t> order;
   Read(uint32_t size, bool inOrder, bool fromDisk)
       : bytes(size), sequential(inOrder), cold(fromDisk),
         blocks((fromDisk ? kColdBytes : kDataBytes) / size) {}
-  void begin(Guest&, const Tree&, uint32_t) override {
-    if (!cold || sequential) return;
+  // The cold file is open for one run: what a server maps of it while it is open cannot be dropped, of no server's.
+  void begin(Guest& g, const Tree& t, uint32_t) override {
+    if (!cold) return;
+    coldFh = g.open(FUSE_OPEN, t.cold, 0100000);
+    if (sequential) return;
     for (uint32_t i = 0; i < blocks; i++) order.push_back(i);
     for (uint32_t i = static_cast<uint32_t>(blocks) - 1; i > 0; i--)
       std::swap(order[i], order[random() % (i + 1)]);
@@ -202,12 +236,15 @@ struct Read : Row {
     s.offset = block * bytes;
     auto& in = s.arg<fuse_read_in>();
     in = {};
-    in.fh = cold ? t.coldFh : t.dataFh;
+    in.fh = cold ? coldFh : t.dataFh;
     in.offset = s.offset;
     in.size = bytes;
     in.flags = 0100000;
     g.build(s, FUSE_READ, cold ? t.cold : t.data, sizeof in, 0, 0, bytes / kPage);
     return true;
+  }
+  void end(Guest& g, const Tree& t) override {
+    if (cold) release(g, FUSE_RELEASE, t.cold, coldFh);
   }
   // Each page of the files begins with its offset.
   bool finished(Guest&, const Tree&, Slot& s) override {
@@ -286,6 +323,7 @@ const std::vector<Named>& table() {
       {"lookup+forget", [] { return new LookupCold; }},
       {"open+release", [] { return new OpenRelease(kFilesEach); }},
       {"open+release-few", [] { return new OpenRelease(32); }},
+      {"open-fresh", [] { return new OpenFresh; }},
       {"create+unlink", [] { return new CreateUnlink(0); }},
       {"create+unlink-user", [] { return new CreateUnlink(1000); }},
       {"readdirplus-1000", [] { return new Readdirplus; }},

@@ -18,7 +18,7 @@ struct Tree {
   uint64_t root = 1, list = 0, work = 0, data = 0, out = 0, cold = 0;
   std::vector<uint64_t> folders;
   std::vector<uint64_t> files;
-  uint64_t dataFh = 0, outFh = 0, coldFh = 0;
+  uint64_t dataFh = 0, outFh = 0;
 };
 
 class Row {

@@ -79,6 +79,7 @@ const WORK_CALLS: Readonly<Record<string, number>> = {
   'lookup-miss': 1,
   'open+release': 2,
   'open+release-few': 2,
+  'open-fresh': 6,
   'read-4k-rand': 1,
   'read-128k-seq': 1,
   'write-4k-rand': 1,

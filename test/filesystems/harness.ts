@@ -35,7 +35,7 @@ export interface ListedEntry {
   readonly gid: number
 }
 
-const GUEST = 0x10000
+export const GUEST = 0x10000
 const GUEST_BYTES = 1 << 20
 /** The second name starts here. */
 const NAME2_AT = REQUEST_AT + 16384
@@ -55,6 +55,7 @@ class TestRequest implements Request {
   readonly securityName = new Name()
   readonly securityValue = new Span()
   readonly scratchAt = SCRATCH_AT
+  alone = false
   /** Tokens given out and results come back. */
   readonly results = new Map<number, Outcome>()
   #next = 0

@@ -93,6 +93,26 @@ test('the look for changes is one for each batch, not one for each request', t =
   t.is(s.fs.metadataCounters.looks - looks, 5)
 })
 
+test('nothing is looked for while nothing is kept that could answer', t => {
+  const s = warmRig(t)
+  const client = s.client()
+  for (let i = 0; i < 50; i++) writeFileSync(join(s.folder, `file${i}`), '')
+  // The directory has a mark from here on, and a change of it is pending.
+  while (s.fs.metadataCounters.kept === 0) client.lookup(1, 'nothing')
+  writeFileSync(join(s.folder, 'one more'), '')
+  const { looks } = s.fs.metadataCounters
+  const nodes = Array.from({ length: 50 }, (_, i) => client.lookup(1, `file${i}`))
+  t.is(s.fs.metadataCounters.looks, looks)
+  // Their names are kept, what they are is not.
+  for (let i = 0; i < 50; i++) t.is(client.lookup(1, `file${i}`), nodes[i]!)
+  t.is(s.fs.metadataCounters.looks, looks)
+  // What was learned before the change was told is unknown after it, and right.
+  renameSync(join(s.folder, 'file7'), join(s.folder, 'file8'))
+  t.is(client.lookup(1, 'file7'), -2)
+  t.is(client.lookup(1, 'file8'), nodes[7]!)
+  t.is(client.lookup(1, 'file9'), nodes[9]!)
+})
+
 test('a name that was kept as missing can be made by the next request of the same batch', t => {
   const s = warmRig(t)
   const client = s.client()

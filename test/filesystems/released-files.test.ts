@@ -5,6 +5,7 @@ import test, { type ExecutionContext } from 'ava'
 import { native } from '../../src/native/addon.js'
 import type { FuseClient } from '../helpers/fuse-client.js'
 import { openDescriptors, type Rig, rig } from '../helpers/rig.js'
+import { share } from './host-share.js'
 
 const O_RDWR = 2
 const O_TRUNC = 0o1000
@@ -81,6 +82,38 @@ test('the device thread closes it when nothing happens', t => {
     r.device.turn()
   }
   t.is(r.fs.released.count, 0)
+})
+
+test('a thousand files wait, and are closed some at a time, or when they are forgotten', t => {
+  const folder = mkdtempSync('/dev/shm/virtiofsd-released-')
+  t.teardown(() => rmSync(folder, { recursive: true }))
+  // Without a device nobody tidies but this test.
+  const { h, fs } = share(t, 'never', folder)
+  const nodes = Array.from({ length: 1000 }, (_, i) => {
+    writeFileSync(join(folder, `n${i}`), `${i}`)
+    return h.lookup(1, `n${i}`)
+  })
+  const openAndClose = (): void => {
+    for (const node of nodes) h.release(node, h.open(node, 0))
+  }
+  openAndClose()
+  t.is(fs.released.count, 1000)
+  openAndClose()
+  t.is(fs.released.hits, 1000)
+  t.is(fs.tidy(1000), 50)
+  const left: number[] = []
+  for (let again = fs.tidy(1051); again >= 0; again = fs.tidy(1051)) {
+    t.is(again, 0, 'there is more to close')
+    left.push(fs.released.count)
+  }
+  t.deepEqual(left, [872, 744, 616, 488, 360, 232, 104])
+  t.is(fs.released.count, 0)
+
+  openAndClose()
+  h.forget(nodes[0]!)
+  t.is(fs.released.count, 999)
+  fs.destroy()
+  t.is(fs.released.count, 0)
 })
 
 test('what is not plainly read-only is closed at once', t => {

@@ -197,7 +197,8 @@ export function read(
     const { mappings } = host.metadata
     const mapped = handle.slowWrites ? NOT_MAPPED : mappings.read(handle, offset, into)
     if (mapped !== NOT_MAPPED) return mapped
-    const done = request.begun ? -Errno.EAGAIN : readNow(host, handle, offset, into)
+    let done = request.begun ? -Errno.EAGAIN : readNow(host, handle, offset, into, 0)
+    if (done === -Errno.EAGAIN && request.alone) done = readSoon(host, handle, offset, into)
     mappings.wasRead(handle.node, offset, done)
     if (done !== -Errno.EAGAIN) return done
     // The attempt has set the kernel's read-ahead going, which is what takes the time.
@@ -206,15 +207,36 @@ export function read(
   return inPool(request, call, handle.fd, first, count, skip, bytes, offset, 0)
 }
 
-/** Reads what is in the page cache: all of it, or up to the end of the file, or -EAGAIN. */
-function readNow(host: HostState, handle: HostHandle, offset: number, into: Payload): Outcome {
+/** As `readNow`, where an attempt has just answered EAGAIN, with a short wait if that is worth while. */
+function readSoon(host: HostState, handle: HostHandle, offset: number, into: Payload): Outcome {
+  const { waits } = handle.node.mount
+  const waitUs = handle.noNowait ? 0 : waits.next()
+  if (waitUs === 0) return -Errno.EAGAIN
+  const done = readNow(host, handle, offset, into, waitUs)
+  if (done >= 0) waits.paid()
+  else if (done === -Errno.EAGAIN) waits.inVain()
+  return done
+}
+
+/**
+ * Reads what is in the page cache, or comes there within `waitUs` microseconds: all of it, or up to the end of the
+ * file, or -EAGAIN.
+ */
+function readNow(
+  host: HostState,
+  handle: HostHandle,
+  offset: number,
+  into: Payload,
+  waitUs: number,
+): Outcome {
   const { first, count, skip, bytes } = into
   if (handle.kind === 'memory')
     return host.context.readv(handle.fd, first, count, skip, bytes, offset, 0)
   if (handle.noNowait) return -Errno.EAGAIN
+  const until = waitUs === 0 ? 0 : host.context.nowUs() + waitUs
   let done = 0
   while (done < bytes) {
-    const got = host.context.readv(
+    const got = host.context.readvSoon(
       handle.fd,
       first,
       count,
@@ -222,6 +244,7 @@ function readNow(host: HostState, handle: HostHandle, offset: number, into: Payl
       bytes - done,
       offset + done,
       RWF_NOWAIT,
+      waitUs === 0 ? 0 : Math.max(until - host.context.nowUs(), 0),
     )
     if (got === -Errno.EOPNOTSUPP) {
       handle.noNowait = true

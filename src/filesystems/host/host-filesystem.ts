@@ -220,6 +220,7 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
     const node = this.#node(nodeid)
     if (node === undefined) return
     this.#host.nodes.forget(node, nlookup)
+    if (node.lookups === 0) this.#host.released.drop(node)
     this.#host.metadata.forgotten(node)
   }
 

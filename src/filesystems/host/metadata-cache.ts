@@ -4,7 +4,8 @@
  * What is kept is never out of date. An inode that was asked for WARM_ASKS times gets a fanotify mark; from then
  * on its struct statx is kept until an event says that it changed, and events are looked for before an answer is
  * taken from here: once for each batch of requests (`renew`), and again after every operation of the guest that
- * changes something. That look is the only system call a kept answer costs.
+ * changes something. That look is the only system call a kept answer costs; where nothing is kept that could answer,
+ * there is none: an event from before the host was asked makes what it said unknown for no reason, but not wrong.
  *
  * Names are kept for directories with a mark; any change of names in one, and any change of mounts, makes all of
  * them unknown. An inode that changes more often than it is asked for loses its mark, and must be asked for more
@@ -160,10 +161,9 @@ export class MetadataCache implements ChangeSink {
 
   /** Where in `view` the node's struct statx is kept, or -1. */
   find(node: HostNode): number {
-    if (node.kept === undefined) return -1
-    if (!this.#fresh) this.#look()
     const { kept } = node
     if (kept === undefined || !kept.valid) return -1
+    if (!this.#fresh && this.#look() && (node.kept !== kept || !kept.valid)) return -1
     if (this.#now - kept.askedAt > UNSEEN_MS && node.type === S_IFREG) return -1
     if (kept.worth < MOST_WORTH) kept.worth++
     this.counters.hits++
@@ -174,6 +174,8 @@ export class MetadataCache implements ChangeSink {
   findOrAsk(node: HostNode, fd: number): number {
     const at = this.find(node)
     if (at >= 0 || node.kept === undefined) return at
+    // What is asked of mappings goes by the time.
+    if (!this.#fresh) this.#look()
     const statAt = this.#at
     if (this.#context.statx(fd, EMPTY_PATH, 0, STATX_WANTED, statAt) < 0) return -1
     this.learn(node, statAt)
@@ -181,16 +183,19 @@ export class MetadataCache implements ChangeSink {
   }
 
   /**
-   * The node behind a name of directory `dir`, null when there is none by that name, undefined when that is
-   * not kept.
+   * The node behind a name of directory `dir`, null when there is none by that name, undefined when that or the
+   * node's struct statx is not kept.
    */
   findName(dir: HostNode, nameAt: number, nameBytes: number): HostNode | null | undefined {
-    if (dir.kept === undefined) return undefined
-    if (!this.#fresh) this.#look()
     const { kept } = dir
     if (kept === undefined) return undefined
-    const found = this.#names.find(kept, nameAt, nameBytes)
-    if (found === undefined) return undefined
+    // Without anything to answer there is no need to look.
+    let found = this.#names.find(kept, nameAt, nameBytes)
+    if (found === undefined || (found !== null && found.kept?.valid !== true)) return undefined
+    if (!this.#fresh && this.#look()) {
+      found = dir.kept === kept ? this.#names.find(kept, nameAt, nameBytes) : undefined
+      if (found === undefined) return undefined
+    }
     if (kept.worth < MOST_WORTH) kept.worth++
     this.counters.nameHits++
     return found
@@ -299,16 +304,18 @@ export class MetadataCache implements ChangeSink {
 
   // --- what changed -------------------------------------------------------------------------------
 
-  #look(): void {
+  /** Takes what is pending. False: nothing has changed. */
+  #look(): boolean {
     this.#fresh = true
     this.#now = this.#context.nowUs() / 1000
     this.counters.looks++
     const pending = this.#changes!.pending()
-    if (pending === 0) return
+    if (pending === 0) return false
     // Another inode may lie behind any name.
     if ((pending & MOUNTS_CHANGED) !== 0) this.#names.clear()
     if ((pending & FILES_CHANGED) !== 0) this.#changes!.read(this)
     if (pending < 0) this.#doubtEverything()
+    return true
   }
 
   changed(key: string | undefined, mask: number, pid: number): void {

@@ -1,5 +1,6 @@
 /** One inode of a host tree that the guest knows, and the mount it lies on. */
 import type { NodeBase } from '../../vfs/node-table.js'
+import { DiskWaits } from './disk-waits.js'
 import type { KeptInode } from './metadata-cache.js'
 
 /** A mount as nodes see it. On btrfs each subvolume, having a device number of its own, counts as one. */
@@ -20,6 +21,7 @@ export class HostMount {
   noAtime = false
   relAtime = false
   inMemory = false
+  readonly waits = new DiskWaits()
 
   constructor(index: number, devMajor: number, devMinor: number, id: number) {
     this.index = index

@@ -65,7 +65,7 @@ export class HostState {
     )
     this.locks = new HostLocks(this)
     this.mounts = new Mounts(context, scratchAt)
-    this.released = new ReleasedFiles(context, options.nodeDescriptors / 16)
+    this.released = new ReleasedFiles(context, options.openFiles / 16)
     this.metadata = new MetadataCache(
       context,
       scratchAt,
