@@ -448,10 +448,13 @@ async function main(): Promise<void> {
     const kinds = new Map<string, number>()
     for (const { look, change } of stale)
       kinds.set(`${change} / ${look}`, (kinds.get(`${change} / ${look}`) ?? 0) + 1)
-    const late = stale.map(({ lateMs }) => lateMs).toSorted((a, b) => a - b)
+    const late = stale.toSorted((a, b) => a.lateMs - b.lateMs)
     if (late.length > 0)
       console.log(
-        `    late by ${late[late.length >> 1]!.toFixed(0)} ms in the median, ${late.at(-1)!.toFixed(0)} ms at most`,
+        `    late by ${late[late.length >> 1]!.lateMs.toFixed(0)} ms in the median; most: ${late
+          .slice(-5)
+          .map(({ lateMs, change, look }) => `${lateMs.toFixed(0)} (${change} / ${look})`)
+          .join(', ')}`,
       )
     for (const [kind, number] of kinds) console.log(`    ${kind}: ${number}`)
     for (const { change, look, seen, truth, primeMs, changeMs } of stale.slice(

@@ -252,13 +252,13 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     if ((flags & O_TRUNC) === 0) {
       const version = this.#replies.track(nodeid)
       const { dataCount } = this.#leases
-      const time = this.#replies.settledTime(nodeid)
       const outcome = this.inner.open(request, nodeid, flags, killSuid, opened)
       // Nobody may write past this.
       opened.direct.writes = false
+      if (outcome < 0) return outcome
       // The back end may know it from the host: no change of anybody's.
-      if (outcome >= 0 && this.#replies.files.opened(nodeid, version, dataCount, time))
-        opened.keepCache = true
+      const time = opened.keepCache ? undefined : this.#replies.settledTime(nodeid)
+      if (this.#replies.files.opened(nodeid, version, dataCount, time)) opened.keepCache = true
       return outcome
     }
     const change = this.waits.make(true)

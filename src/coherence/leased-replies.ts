@@ -109,7 +109,7 @@ export class LeasedReplies {
   }
 
   /**
-   * When the file about to be opened changed last; undefined when that cannot be told, or is so short ago
+   * When the file just opened changed last; undefined when that cannot be told, or is so short ago
    * that another change could have the same time. Reused.
    */
   settledTime(nodeid: number): ChangeTime | undefined {
