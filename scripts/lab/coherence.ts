@@ -44,7 +44,7 @@ const SETTLE_MS = 800
 const AGAIN = 16
 /** After a stale look: how long until one is right, looking so often. */
 const LATE_LIMIT_MS = 5000
-const LATE_STEP_MS = 5
+const LATE_STEP_MS = 20
 
 export const MODES = {
   strict: (table: string) => ['--coherence=strict', `--version-table=${table}`],
