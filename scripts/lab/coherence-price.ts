@@ -12,22 +12,21 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { bootGuests, type Guests, type Mode } from './coherence.js'
 
-const FOLDERS = 40
-const FILES = 25
+const FOLDERS = 20
+const FILES = 20
 const SOURCES = 4
 /** What the host has just made is not cached with leases. */
 const SETTLE_MS = 1500
 
 /** Orders for the agent, in a folder made by `prepare`. */
 const WORKLOADS: Readonly<Record<string, (d: string) => string>> = {
-  'stat of one file, 5000 times': d => `again 5000 stat ${d}/tree/d0/f0`,
-  'stat of 1000 files, 5 times': d =>
-    `run cd ${d}/tree; for i in 1 2 3 4 5; do stat -c %s */* > /dev/null; done`,
-  'find, 5 times': d => `run cd ${d}; for i in 1 2 3 4 5; do find tree -size +9 > /dev/null; done`,
-  'git status, 5 times': d =>
-    `run cd ${d}/tree; export GIT_OPTIONAL_LOCKS=0; for i in 1 2 3 4 5; do git status --short; done`,
-  'cat of 1000 files, 3 times': d =>
-    `run cd ${d}/tree; for i in 1 2 3; do cat */* > /dev/null; done`,
+  'stat of one file, 2000 times': d => `again 2000 stat ${d}/tree/d0/f0`,
+  'stat of 400 files, twice': d =>
+    `run cd ${d}/tree; for i in 1 2; do stat -c %s */* > /dev/null; done`,
+  'find, twice': d => `run cd ${d}; for i in 1 2; do find tree -size +9 > /dev/null; done`,
+  'git status, twice': d =>
+    `run cd ${d}/tree; export GIT_OPTIONAL_LOCKS=0; for i in 1 2; do git status --short; done`,
+  'cat of 400 files, twice': d => `run cd ${d}/tree; for i in 1 2; do cat */* > /dev/null; done`,
   compile: d => `run cd ${d}/src; for i in 1 2 3 4; do cc -c s$i.c -o s$i.o; done`,
 }
 
