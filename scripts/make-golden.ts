@@ -156,6 +156,7 @@ function serve({ listener, folder }: Shared): void {
     nodeDescriptors: 100,
     openFiles: 100,
     keptInodes: 0,
+    mappedStores: false,
   })
   fs.start()
   let device: Device

@@ -22,7 +22,7 @@
  *
  *     lease     (guest, end)        the guest may use what it has cached until then; MANY: several guests
  *     change    (guest, end)        ahead: a change is under way, nobody gets a lease; past: when the last ended
- *     conflict  (counts, when)      the last time a change had to wait for a lease; of the 12 bits, the low
+ *     conflict  (counts, when)      the last time a change met a lease; of the 12 bits, the low
  *                                   three say how often that was lately, the others count changes of data
  *     guard     (1, end)            ahead: a slot of this bucket is being given to another inode
  *

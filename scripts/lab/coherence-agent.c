@@ -1,7 +1,8 @@
 /*
- * Runs in a guest: takes orders from a serial line, a line each, "SLOT ORDER ARGUMENTS...", and answers
- * "SLOT RESULT", each slot in a thread of its own. A result is what the order found, or -errno.
- * Usage: coherence-agent LINE
+ * Runs in a guest, or on the host: takes orders from a serial line, a line each, "SLOT ORDER ARGUMENTS...", and
+ * answers "SLOT RESULT", each slot in a thread of its own. A result is what the order found, or -errno.
+ * "again N ORDER ARGUMENTS..." does it N times.
+ * Usage: coherence-agent LINE, or - for standard input and output
  */
 #include <dirent.h>
 #include <errno.h>
@@ -20,7 +21,7 @@
 #define LINE 512
 
 static pthread_mutex_t answering = PTHREAD_MUTEX_INITIALIZER;
-static int line;
+static int line, answers;
 
 struct slot {
   int number;
@@ -33,7 +34,7 @@ static void answer(int slot, const char *text) {
   int bytes = snprintf(out, sizeof out, "%d %s\n", slot, text);
   pthread_mutex_lock(&answering);
   for (int at = 0; at < bytes;) {
-    ssize_t done = write(line, out + at, bytes - at);
+    ssize_t done = write(answers, out + at, bytes - at);
     if (done > 0) at += done;
     else if (errno != EINTR && errno != EAGAIN) exit(1);
   }
@@ -140,8 +141,12 @@ static int obey(struct slot *slot, char *order, char *out) {
 static void *serve(void *data) {
   struct slot *slot = data;
   char order[LINE], out[LINE];
+  char once[LINE];
   while (read(slot->orders[0], order, LINE) == LINE) {
-    if (obey(slot, order, out) < 0) snprintf(out, sizeof out, "-%d", errno);
+    int times = 1, at = 0;
+    sscanf(order, "again %d %n", &times, &at);
+    while (times-- > 0)
+      if (obey(slot, strcpy(once, order + at), out) < 0) snprintf(out, sizeof out, "-%d", errno);
     answer(slot->number, out);
   }
   return NULL;
@@ -150,9 +155,13 @@ static void *serve(void *data) {
 int main(int argc, char **argv) {
   static struct slot slots[SLOTS];
   struct termios raw;
-  if (argc < 2 || (line = open(argv[1], O_RDWR | O_NOCTTY)) < 0 || tcgetattr(line, &raw)) return perror("line"), 1;
-  cfmakeraw(&raw);
-  tcsetattr(line, TCSANOW, &raw);
+  if (argc < 2) return 1;
+  if (!strcmp(argv[1], "-")) answers = STDOUT_FILENO;
+  else if ((answers = line = open(argv[1], O_RDWR | O_NOCTTY)) < 0 || tcgetattr(line, &raw)) return perror("line"), 1;
+  else {
+    cfmakeraw(&raw);
+    tcsetattr(line, TCSANOW, &raw);
+  }
   for (int i = 0; i < SLOTS; i++) {
     pthread_t thread;
     slots[i].number = i;

@@ -1,12 +1,13 @@
 /**
- * User-mode Linux guests with a daemon each on one directory: one changes something, the others, which have
- * it cached, look at once. Counts the looks that show what was before.
+ * User-mode Linux guests with a daemon each on one directory: one of them, or a process of the host, changes
+ * something, the others, which have it cached, look at once. Counts the looks that show what was before, and
+ * how long they do.
  *
- *     node dist/scripts/lab/coherence.js [--guests N] LOOKS [MODE...]
+ *     node dist/scripts/lab/coherence.js [--guests N] [--changer host] LOOKS [MODE...]
  *
- * N: 2 by default, at least. MODE: strict, auto, never (default: all three).
+ * N: 2 by default. MODE: strict, strict-0 (with --lease-ms=0), auto, never (default: all four).
  */
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawn } from 'node:child_process'
 import {
   closeSync,
   fstatSync,
@@ -25,7 +26,7 @@ import {
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
-import type { Duplex } from 'node:stream'
+import { Duplex } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { packageFile } from '../../src/native/addon.js'
@@ -36,15 +37,27 @@ import { runUml, TAG } from './uml.js'
 const SLOTS = 16
 const ANSWER_LIMIT_MS = 60_000
 const BOOT_LIMIT_MS = 120_000
+/** So many folders are prepared together, and left alone for so long: what is new is not cached with leases. */
+const BLOCK = 1024
+const SETTLE_MS = 800
+/** How often every second time is looked before: what is asked for so often the daemon keeps, too. */
+const AGAIN = 16
+/** After a stale look: how long until one is right, looking so often. */
+const LATE_LIMIT_MS = 5000
+const LATE_STEP_MS = 20
 
 export const MODES = {
   strict: (table: string) => ['--coherence=strict', `--version-table=${table}`],
+  'strict-0': (table: string) => [
+    ...['--coherence=strict', `--version-table=${table}`],
+    '--lease-ms=0',
+  ],
   auto: () => [],
   never: () => ['--cache=never'],
 } as const
 export type Mode = keyof typeof MODES
 
-/** What one guest does, given a folder with `file` ("before"), `other`, `link` and `empty/`. */
+/** What is done, given a folder with `file` ("before"), `other`, `link` and `empty/`. */
 const CHANGES: Readonly<Record<string, (d: string) => readonly string[]>> = {
   overwrite: d => [`overwrite ${d}/file AFTER!`],
   append: d => [`append ${d}/file after`],
@@ -169,6 +182,8 @@ export interface LookResult {
   readonly look: string
   readonly change: string
   readonly stale: boolean
+  /** Milliseconds from the change until a look was right; 0 where the first was. */
+  readonly lateMs: number
   /** What was seen, and what was there. */
   readonly seen: string
   readonly truth: string
@@ -178,7 +193,7 @@ export interface LookResult {
   readonly changeMs: number
 }
 
-/** A guest that takes orders. */
+/** A guest, or a process of the host, that takes orders. */
 class Agent {
   readonly #line: Duplex
   readonly #waiting = new Map<number, (answer: string) => void>()
@@ -222,6 +237,8 @@ export interface Guests {
   readonly mode: Mode
   readonly share: string
   readonly agents: readonly Agent[]
+  /** On the host, in the same directory. */
+  readonly host: Agent
   readonly daemons: readonly Daemon[]
   /** Ends all. Errors: a guest or a daemon did not end well. */
   close(): Promise<void>
@@ -248,11 +265,15 @@ export async function bootGuests(
   const agents: Agent[] = []
   const ends: Promise<unknown>[] = []
   const end = new AbortController()
+  const onHost = spawn(program, ['-'], { cwd: share, stdio: ['pipe', 'pipe', 'inherit'] })
+  const host = new Agent(Duplex.from({ readable: onHost.stdout, writable: onHost.stdin }))
+  ends.push(new Promise(done => onHost.on('exit', done)))
   const clean = (): void => {
     for (const folder of [share, lab, table]) rmSync(folder, { recursive: true, force: true })
   }
   const kill = async (): Promise<void> => {
     end.abort()
+    onHost.kill()
     for (const daemon of daemons) await daemon.kill()
     clean()
   }
@@ -287,10 +308,11 @@ export async function bootGuests(
     mode,
     share,
     agents,
+    host,
     daemons,
     kill,
     async close() {
-      for (const agent of agents) agent.end()
+      for (const agent of [...agents, host]) agent.end()
       await Promise.all(ends)
       const logs: string[] = []
       for (const daemon of daemons) {
@@ -310,64 +332,107 @@ function prepare(folder: string): void {
   symlinkSync('before', join(folder, 'link'))
 }
 
-/** `count` changes by the first guest, all pairs of change and look in turn; each other guest looks. */
+export type Changer = 'guest' | 'host'
+
+/** `count` changes by the first guest, or on the host, all pairs of change and look in turn; each other guest looks. */
 export async function takeLooks(
-  { mode, share, agents }: Guests,
+  { mode, share, agents, host }: Guests,
   count: number,
   took: (result: LookResult) => void,
+  by: Changer = 'guest',
 ): Promise<void> {
-  const [changer, ...lookers] = agents as [Agent, ...Agent[]]
+  const changer = by === 'host' ? host : agents[0]!
+  const lookers = by === 'host' ? agents : agents.slice(1)
   const all = (slot: number, text: string): Promise<string[]> =>
     Promise.all(lookers.map(looker => looker.order(slot, text)))
   // Direct I/O has no shared mappings before Linux 6.6.
-  const pairs = PAIRS.filter(({ change }) => mode !== 'never' || !change.startsWith('mmap'))
+  const pairs = PAIRS.filter(
+    ({ change }) => mode !== 'never' || by === 'host' || !change.startsWith('mmap'),
+  )
+  const folderOf = (index: number): string => join(share, `d${index}`)
   let next = 0
   async function one(slot: number, index: number): Promise<void> {
     const { look, change } = pairs[index % pairs.length]!
     const { prime, order, truth } = LOOKS[look]!
     const name = `d${index}`
-    const folder = join(share, name)
-    prepare(folder)
+    const folder = folderOf(index)
     const fd = openSync(join(folder, 'file'), 'r')
     const first = performance.now()
     for (const text of prime(name)) await all(slot, text)
+    const hot = Math.floor(index / pairs.length) % 2 === 1
+    if (hot) await all(slot, `again ${AGAIN} ${order(name)}`)
     const primeMs = performance.now() - first
     const began = performance.now()
     for (const text of CHANGES[change]!(name)) {
       const answer = await changer.order(slot, text)
       if (answer !== 'ok') throw new Error(`${text}: ${answer}`)
     }
-    const changeMs = performance.now() - began
+    const changed = performance.now()
     const answers = await all(slot, order(name))
     const there = truth(folder, fd)
+    const late = await Promise.all(
+      answers.map((seen, i) =>
+        seen === there ? 0 : untilRight(lookers[i]!, slot, order(name), there),
+      ),
+    )
     closeSync(fd)
     if (prime(name)[0]!.startsWith('open')) await all(slot, 'close')
-    rmSync(folder, { recursive: true })
-    for (const seen of answers)
-      took({ look, change, stale: seen !== there, seen, truth: there, primeMs, changeMs })
+    for (const [i, seen] of answers.entries()) {
+      const stale = seen !== there
+      const lateMs = late[i]! === 0 ? 0 : late[i]! - changed
+      const changeMs = changed - began
+      took({ look, change, stale, lateMs, seen, truth: there, primeMs, changeMs })
+    }
   }
-  async function worker(slot: number): Promise<void> {
-    while (next < count) await one(slot, next++)
+  async function worker(slot: number, end: number): Promise<void> {
+    while (next < end) await one(slot, next++)
   }
-  await Promise.all(Array.from({ length: SLOTS }, (_, slot) => worker(slot)))
+  while (next < count) {
+    const first = next
+    const end = Math.min(first + BLOCK, count)
+    for (let index = first; index < end; index++) prepare(folderOf(index))
+    await new Promise(done => setTimeout(done, SETTLE_MS))
+    await Promise.all(Array.from({ length: SLOTS }, (_, slot) => worker(slot, end)))
+    for (let index = first; index < end; index++) rmSync(folderOf(index), { recursive: true })
+  }
+}
+
+/** The moment when a look is right; Infinity when none is in time. */
+async function untilRight(
+  looker: Agent,
+  slot: number,
+  order: string,
+  there: string,
+): Promise<number> {
+  const limit = performance.now() + LATE_LIMIT_MS
+  while (performance.now() < limit) {
+    if ((await looker.order(slot, order)) === there) return performance.now()
+    await new Promise(done => setTimeout(done, LATE_STEP_MS))
+  }
+  return Number.POSITIVE_INFINITY
 }
 
 async function main(): Promise<void> {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
-    options: { guests: { type: 'string', default: '2' } },
+    options: {
+      guests: { type: 'string', default: '2' },
+      changer: { type: 'string', default: 'guest' },
+    },
   })
   const [looks = '400', ...modes] = positionals
   const count = Number(values.guests)
-  if (!(count >= 2)) throw new Error('--guests: a number from 2 on')
+  const by: Changer = values.changer === 'host' ? 'host' : 'guest'
+  const lookers = by === 'host' ? count : count - 1
+  if (!(lookers >= 1))
+    throw new Error('--guests: a number from 2 on, or from 1 with --changer host')
   for (const mode of (modes.length > 0 ? modes : Object.keys(MODES)) as Mode[]) {
     const guests = await bootGuests(mode, count)
     const began = performance.now()
     const results: LookResult[] = []
     try {
-      await takeLooks(guests, Math.ceil(Number(looks) / (count - 1)), result =>
-        results.push(result),
-      )
+      const changes = Math.ceil(Number(looks) / lookers)
+      await takeLooks(guests, changes, result => results.push(result), by)
     } catch (cause) {
       await guests.kill()
       throw cause
@@ -375,7 +440,7 @@ async function main(): Promise<void> {
     const seconds = (performance.now() - began) / 1000
     await guests.close()
     const stale = results.filter(result => result.stale)
-    const waits = results.filter(result => result.changeMs >= 100).length / (count - 1)
+    const waits = results.filter(result => result.changeMs >= 100).length / lookers
     const times = results.map(({ changeMs }) => changeMs).toSorted((a, b) => a - b)
     console.log(
       `${mode}: ${results.length} looks, ${stale.length} stale; ${waits} changes took 100 ms or more, the median ${times[times.length >> 1]!.toFixed(1)} ms, the longest ${times.at(-1)!.toFixed(0)} ms; ${seconds.toFixed(0)} s`,
@@ -383,10 +448,16 @@ async function main(): Promise<void> {
     const kinds = new Map<string, number>()
     for (const { look, change } of stale)
       kinds.set(`${change} / ${look}`, (kinds.get(`${change} / ${look}`) ?? 0) + 1)
+    const late = stale.map(({ lateMs }) => lateMs).toSorted((a, b) => a - b)
+    const lateAt = (part: number): string => late[Math.floor(part * (late.length - 1))]!.toFixed(0)
+    if (late.length > 0)
+      console.log(
+        `    late by ${lateAt(0.5)} ms in the median, 99 %: ${lateAt(0.99)} ms, all: ${lateAt(1)} ms`,
+      )
     for (const [kind, number] of kinds) console.log(`    ${kind}: ${number}`)
     for (const { change, look, seen, truth, primeMs, changeMs } of stale.slice(
       0,
-      mode === 'strict' ? 10 : 0,
+      mode.startsWith('strict') ? 10 : 0,
     ))
       console.log(
         `  ${change} / ${look}, after ${primeMs.toFixed(0)} and ${changeMs.toFixed(0)} ms\n    saw  ${seen}\n    is   ${truth}`,

@@ -13,7 +13,7 @@ import { type Identities, InodeKey, NO_INODE } from '../vfs/identities.js'
 import type { Attributes, EntryReply, OpenReply, SetAttributes } from '../vfs/replies.js'
 import type { DirectorySink, Name, Payload, Request, Span } from '../vfs/request.js'
 import type { Change } from './change.js'
-import { FileMemories } from './file-memory.js'
+import { LeasedReplies } from './leased-replies.js'
 import type { Leases } from './leases.js'
 import { LeasingSink } from './leasing-sink.js'
 import { OngoingChanges } from './ongoing-changes.js'
@@ -22,10 +22,8 @@ export class CoherentFileSystem extends ForwardingFileSystem {
   override readonly waits: OngoingChanges
   readonly #leases: Leases
   readonly #identities: Identities
-  readonly #files = new FileMemories()
+  readonly #replies: LeasedReplies
   readonly #sink: LeasingSink
-  readonly #validSec: number
-  readonly #validNsec: number
   readonly #key = new InodeKey()
 
   /** `inner` has `identities`. */
@@ -33,16 +31,15 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     super(inner)
     this.#leases = leases
     this.#identities = inner.identities!
-    this.waits = new OngoingChanges(leases, this.#identities, this.#files)
-    this.#validSec = Math.floor(leases.leaseMs / 1000)
-    this.#validNsec = Math.round((leases.leaseMs % 1000) * 1e6)
+    this.#replies = new LeasedReplies(leases, this.#identities)
+    this.waits = new OngoingChanges(leases, this.#identities, this.#replies.files)
     this.#sink = new LeasingSink((entry, dirLeased, looked) =>
-      this.#fillEntry(entry, dirLeased, looked, undefined),
+      this.#replies.entry(entry, dirLeased, looked),
     )
   }
 
   override init(negotiated: Negotiated): void {
-    this.#files.clear()
+    this.#replies.files.clear()
     this.inner.init(negotiated)
   }
 
@@ -53,68 +50,31 @@ export class CoherentFileSystem extends ForwardingFileSystem {
   }
 
   override destroy(): void {
-    this.#files.clear()
+    this.#replies.files.clear()
     this.inner.destroy()
   }
 
   // --- replies --------------------------------------------------------------------------------------------
 
-  /** Time limits for attributes of `nodeid`, seen after `looked`; `own`: as the answer to that change. */
-  #fillAttributes(nodeid: number, attr: Attributes, looked: number, own: Change | undefined): void {
-    const key = this.#key
-    let leased = this.#identities.ofNode(nodeid, key) !== NO_INODE
-    if (leased && this.#files.has(nodeid)) {
-      const now = this.#leases.versionOf(key)
-      const version = own !== undefined ? own.before[0]! : ((now - looked) | 0) <= 0 ? now : 0
-      // Its own change is counted already.
-      const dataCount = (this.#leases.dataCount - (own?.data === true ? 1 : 0)) & 511
-      leased = !this.#files.reported(nodeid, version, dataCount, attr)
-    }
-    this.#limit(attr, leased && this.#leases.grant(key, looked, own !== undefined))
-  }
-
-  #limit(attr: Attributes, leased: boolean): void {
-    attr.validSec = leased ? this.#validSec : 0
-    attr.validNsec = leased ? this.#validNsec : 0
-  }
-
-  #fillEntry(entry: EntryReply, dirLeased: boolean, looked: number, own: Change | undefined): void {
-    entry.entryValidSec = dirLeased ? this.#validSec : 0
-    entry.entryValidNsec = dirLeased ? this.#validNsec : 0
-    // In a directory that others are changing, what is new changes soon again.
-    if (dirLeased) this.#fillAttributes(entry.nodeid, entry.attr, looked, own)
-    else this.#limit(entry.attr, false)
-  }
-
-  #leaseDirectory(nodeid: number, looked: number, own: boolean): boolean {
-    return (
-      this.#identities.ofNode(nodeid, this.#key) !== NO_INODE &&
-      this.#leases.grant(this.#key, looked, own)
-    )
-  }
-
   override lookup(request: Request, parent: number, name: Name, entry: EntryReply): Outcome {
     const looked = this.#leases.look()
     const outcome = this.inner.lookup(request, parent, name, entry)
     if (outcome < 0 && outcome !== -Errno.ENOENT) return outcome
-    const leased = this.#leaseDirectory(parent, looked, false)
+    const leased = this.#replies.leaseDirectory(parent, looked, false)
     if (outcome >= 0) {
-      this.#fillEntry(entry, leased, looked, undefined)
+      this.#replies.entry(entry, leased, looked)
       return outcome
     }
     if (!leased) return outcome
     // That there is no such name may be cached as well.
-    entry.nodeid = 0
-    entry.generation = 0
-    entry.entryValidSec = this.#validSec
-    entry.entryValidNsec = this.#validNsec
+    this.#replies.noEntry(entry)
     return 0
   }
 
   override getattr(request: Request, nodeid: number, fh: number, attr: Attributes): Outcome {
     const looked = this.#leases.look()
     const outcome = this.inner.getattr(request, nodeid, fh, attr)
-    if (outcome >= 0) this.#fillAttributes(nodeid, attr, looked, undefined)
+    if (outcome >= 0) this.#replies.attributes(nodeid, attr, looked, undefined)
     return outcome
   }
 
@@ -128,18 +88,16 @@ export class CoherentFileSystem extends ForwardingFileSystem {
   ): Outcome {
     if (!sink.plus) return this.inner.readdir(request, nodeid, fh, cookieLow, cookieHigh, sink)
     const looked = this.#leases.look()
-    const key = this.#key
     // Asked for before the names are read; whether it holds shows with each of them.
-    const leased =
-      this.#identities.ofHandle(fh, key) !== NO_INODE && this.#leases.grant(key, looked, false)
+    const leased = this.#replies.leaseOpenDirectory(fh, looked)
     this.#sink.begin(sink, leased, looked)
     return this.inner.readdir(request, nodeid, fh, cookieLow, cookieHigh, this.#sink)
   }
 
   override forget(nodeid: number, nlookup: number): void {
     this.inner.forget(nodeid, nlookup)
-    if (this.#files.has(nodeid) && this.#identities.ofNode(nodeid, this.#key) === NO_INODE)
-      this.#files.forget(nodeid)
+    if (this.#replies.files.has(nodeid) && this.#identities.ofNode(nodeid, this.#key) === NO_INODE)
+      this.#replies.files.forget(nodeid)
   }
 
   // --- changes --------------------------------------------------------------------------------------------
@@ -165,11 +123,11 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     const looked = this.#leases.look()
     const outcome = this.inner.setattr(request, nodeid, fh, set, attr)
     if (outcome >= 0)
-      this.#fillAttributes(nodeid, attr, looked, change.count > 0 ? change : undefined)
+      this.#replies.attributes(nodeid, attr, looked, change.count > 0 ? change : undefined)
     return this.waits.done(request, outcome)
   }
 
-  /** An operation that makes a name in `parent`, for which `entry` is the answer. */
+  /** An operation that makes a name in `parent`, for which `entry` is the answer. `made`: and an inode. */
   #named(
     request: Request,
     change: Change,
@@ -177,14 +135,13 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     parent: number,
     outcome: Outcome,
     entry: EntryReply,
+    made: boolean,
   ): Outcome {
-    if (outcome >= 0)
-      this.#fillEntry(
-        entry,
-        this.#leaseDirectory(parent, looked, change.count > 0),
-        looked,
-        undefined,
-      )
+    if (outcome >= 0) {
+      if (made) this.#replies.made(entry.nodeid)
+      const leased = this.#replies.leaseDirectory(parent, looked, change.count > 0)
+      this.#replies.entry(entry, leased, looked)
+    }
     return this.waits.done(request, outcome)
   }
 
@@ -194,7 +151,7 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     this.waits.addNode(change, parent)
     if (!this.#begin(request, change)) return DEFERRED
     const looked = this.#leases.look()
-    return this.#named(request, change, looked, parent, make(), entry)
+    return this.#named(request, change, looked, parent, make(), entry, true)
   }
 
   override mknod(
@@ -248,7 +205,7 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     if (!this.#begin(request, change)) return DEFERRED
     const looked = this.#leases.look()
     const outcome = this.inner.link(request, nodeid, newParent, newName, entry)
-    return this.#named(request, change, looked, newParent, outcome, entry)
+    return this.#named(request, change, looked, newParent, outcome, entry, false)
   }
 
   #removeName(request: Request, parent: number, name: Name, remove: () => Outcome): Outcome {
@@ -285,12 +242,6 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     return this.waits.done(request, outcome)
   }
 
-  /** The version of a file about to be opened; 0: it cannot be told later whether it has changed. */
-  #track(nodeid: number): number {
-    const known = this.#identities.ofNode(nodeid, this.#key) !== NO_INODE
-    return known ? this.#leases.track(this.#key) : 0
-  }
-
   override open(
     request: Request,
     nodeid: number,
@@ -299,13 +250,15 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     opened: OpenReply,
   ): Outcome {
     if ((flags & O_TRUNC) === 0) {
-      const version = this.#track(nodeid)
+      const version = this.#replies.track(nodeid)
       const { dataCount } = this.#leases
       const outcome = this.inner.open(request, nodeid, flags, killSuid, opened)
       // Nobody may write past this.
       opened.direct.writes = false
+      if (outcome < 0) return outcome
       // The back end may know it from the host: no change of anybody's.
-      if (outcome >= 0 && this.#files.opened(nodeid, version, dataCount)) opened.keepCache = true
+      const time = opened.keepCache ? undefined : this.#replies.settledTime(nodeid)
+      if (this.#replies.files.opened(nodeid, version, dataCount, time)) opened.keepCache = true
       return outcome
     }
     const change = this.waits.make(true)
@@ -316,8 +269,8 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     // The cut itself is the guest's own change.
     if (outcome >= 0) {
       const version = change.count > 0 ? change.before[0]! : 0
-      this.#track(nodeid)
-      this.#files.opened(nodeid, version, (this.#leases.dataCount - 1) & 511)
+      this.#replies.track(nodeid)
+      this.#replies.files.opened(nodeid, version, (this.#leases.dataCount - 1) & 511, undefined)
     }
     return this.waits.done(request, outcome)
   }
@@ -342,10 +295,10 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     opened.direct.writes = false
     if (outcome >= 0) {
       opened.keepCache = false
-      const version = this.#track(entry.nodeid)
-      this.#files.opened(entry.nodeid, version, this.#leases.dataCount)
+      const version = this.#replies.track(entry.nodeid)
+      this.#replies.files.opened(entry.nodeid, version, this.#leases.dataCount, undefined)
     }
-    return this.#named(request, change, looked, parent, outcome, entry)
+    return this.#named(request, change, looked, parent, outcome, entry, true)
   }
 
   override tmpfile(
@@ -359,7 +312,10 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     const looked = this.#leases.look()
     const outcome = this.inner.tmpfile(request, parent, flags, mode, entry, opened)
     opened.direct.writes = false
-    if (outcome >= 0) this.#fillAttributes(entry.nodeid, entry.attr, looked, undefined)
+    if (outcome >= 0) {
+      this.#replies.made(entry.nodeid)
+      this.#replies.attributes(entry.nodeid, entry.attr, looked, undefined)
+    }
     return outcome
   }
 

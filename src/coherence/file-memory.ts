@@ -3,11 +3,13 @@
  *
  * Linux drops the pages of a file when it is opened, unless the reply says FOPEN_KEEP_CACHE; and, with
  * FUSE_AUTO_INVAL_DATA, when attributes show another size or mtime than those it has (fs/fuse/inode.c,
- * fuse_change_attributes; every read fetches attributes whose time is over). The version in the table tells
- * when pages may be kept. And it tells when data has changed and mtime has not, as somebody set it back or
- * two changes fell into one tick of the file system's clock: then one reply has an mtime that is a
- * nanosecond off, and is not cached.
+ * fuse_change_attributes; every read fetches attributes whose time is over). Pages may be kept when neither the
+ * version in the table nor the file's change time is another than at the last open: no guest, and no process
+ * of the host has changed it. The version tells, too, when a guest has changed data and mtime has not, as
+ * somebody set it back or two changes fell into one tick of the file system's clock: then one reply has an
+ * mtime that is a nanosecond off, and is not cached.
  */
+import type { ChangeTime } from '../vfs/identities.js'
 import type { Attributes } from '../vfs/replies.js'
 
 /** Of one file that the guest has opened. */
@@ -16,6 +18,9 @@ class FileMemory {
   version = 0
   /** What Leases.dataCount was then. */
   dataCount = 0
+  /** When it had changed last when it was opened last; ctimeNsec -1: not known well enough. */
+  ctimeSec = 0
+  ctimeNsec = -1
   sizeBytes = -1
   mtimeSec = 0
   mtimeNsec = 0
@@ -40,14 +45,29 @@ export class FileMemories {
     this.#files.delete(nodeid)
   }
 
-  /** The guest opens the file, which has (at least) `version` now: whether it may keep what it has cached. */
-  opened(nodeid: number, version: number, dataCount: number): boolean {
+  /**
+   * The guest opens the file, which has (at least) `version` now, and had changed last at `time`, or that is
+   * not known well enough: whether it may keep what it has cached.
+   */
+  opened(
+    nodeid: number,
+    version: number,
+    dataCount: number,
+    time: ChangeTime | undefined,
+  ): boolean {
     let file = this.#files.get(nodeid)
     if (file === undefined) {
       file = new FileMemory()
       this.#files.set(nodeid, file)
     }
-    const same = version !== 0 && file.version === version
+    const same =
+      version !== 0 &&
+      file.version === version &&
+      time !== undefined &&
+      file.ctimeNsec === time.nsec &&
+      file.ctimeSec === time.sec
+    file.ctimeSec = time?.sec ?? 0
+    file.ctimeNsec = time?.nsec ?? -1
     file.version = version
     file.dataCount = dataCount
     return same

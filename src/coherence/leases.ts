@@ -13,19 +13,19 @@
  * the other. Changes that came and went between the look at the file and the lease show by the version.
  *
  * An inode that somebody else has changed gets no lease until it was left alone for a while (QUIET_MS, and
- * double that for each time a change still had to wait for a lease): what is shared all the time is asked
- * for each time, and costs its writers nothing.
+ * double that for each time a change still met a lease): what is shared all the time is asked for each
+ * time, and costs its writers nothing.
+ *
+ * Processes of the host do not wait: what they change may be seen late by as long as a guest may cache.
+ * They are known by change times that no change of a guest explains.
  */
 import {
   dataCountOf,
-  HOST,
-  levelOf,
   MANY,
   MOST_AHEAD,
   NONE,
   ownerOf,
   pack,
-  packConflict,
   Slot,
   TICK_MS,
   tickOf,
@@ -35,12 +35,9 @@ import {
 } from '../../protocol/version-table/layout.js'
 import type { InodeKey } from '../vfs/identities.js'
 import type { Change } from './change.js'
+import { Contention, QUIET_MS } from './contention.js'
 import { FULL, type VersionTable } from './version-table.js'
 
-/** How long an inode must be left alone by others before a guest may cache it. */
-export const QUIET_MS = 500
-/** That time doubles so often at most: 16 s. */
-const MOST_LEVELS = 5
 /** A change that is announced and not renewed ends by itself: its daemon is gone. */
 export const CHANGE_MS = 4000
 /** Meanwhile it is renewed so often. */
@@ -51,7 +48,7 @@ const AGAIN_MS = TICK_MS
 export interface LeaseOptions {
   /** The number of this guest in the table. */
   readonly guest: number
-  /** How long a guest may cache. */
+  /** How long a guest may cache; 0: nothing, and it is never late. */
   readonly leaseMs: number
   /** What a lease lasts longer than that: see `Coherence` in the README for what must fit. */
   readonly marginMs: number
@@ -74,6 +71,8 @@ export interface LeaseCounters {
   conflicts: number
   /** Changes that went ahead though leases were there: the table is hostile, or very full. */
   forced: number
+  /** Changes by processes of the host that were noticed. */
+  hostChanges: number
 }
 
 export class Leases {
@@ -84,13 +83,14 @@ export class Leases {
     changes: 0,
     conflicts: 0,
     forced: 0,
+    hostChanges: 0,
   }
   readonly leaseMs: number
   readonly #table: VersionTable
   readonly #guest: number
   readonly #leaseTicks: number
   readonly #nowMs: () => number
-  readonly #quietBaseMs: number
+  readonly #contention: Contention
   readonly #onDamage: () => void
   /** Own changes under way, by slot. */
   readonly #active = new Map<number, number>()
@@ -105,7 +105,7 @@ export class Leases {
     this.leaseMs = options.leaseMs
     this.#leaseTicks = Math.min(ticksFor(options.leaseMs + options.marginMs), MOST_AHEAD)
     this.#nowMs = options.nowMs
-    this.#quietBaseMs = options.quietMs ?? QUIET_MS
+    this.#contention = new Contention(table, options.quietMs ?? QUIET_MS)
     this.#onDamage = options.onDamage
   }
 
@@ -138,10 +138,11 @@ export class Leases {
 
   /**
    * Gives this guest a lease on what it saw of `key` after `looked`. `own`: the answer belongs to this
-   * guest's own change of that inode, which is under way. False: none, the guest must not cache.
+   * guest's own change of that inode, which is under way. `ageMs`: how long ago it changed last, as its
+   * ctime says; NaN (default): not known. False: none, the guest must not cache.
    */
-  grant(key: InodeKey, looked: number, own: boolean): boolean {
-    if (this.damaged) return false
+  grant(key: InodeKey, looked: number, own: boolean, ageMs = Number.NaN): boolean {
+    if (this.leaseMs === 0 || this.damaged) return false
     const table = this.#table
     const now = this.#now
     table.seek(key)
@@ -151,6 +152,7 @@ export class Leases {
       this.counters.unplaced++
       return false
     }
+    if (this.#contention.changedBefore(slot, ageMs, now)) this.counters.hostChanges++
     if (!this.#mayCache(slot, now, own)) {
       this.counters.refused++
       return false
@@ -175,18 +177,19 @@ export class Leases {
     const owner = ownerOf(change)
     if (ticksLeft(change, now) > 0) return !this.#isChanging(slot, now, own)
     if (owner === this.#guest || owner === NONE) return true
-    return ticksSince(change, now) >= ticksFor(this.#quietMs(slot, now))
+    return ticksSince(change, now) >= ticksFor(this.#contention.quietMs(slot, now))
   }
 
-  #quietMs(slot: number, now: number): number {
-    return this.#quietBaseMs << this.#level(slot, now)
-  }
-
-  /** How often changes had to wait: forgotten when there was none for four times the quiet time it asks for. */
-  #level(slot: number, now: number): number {
-    const conflict = this.#table.word(slot, Slot.conflict)
-    const level = Math.min(levelOf(conflict), MOST_LEVELS)
-    return ticksSince(conflict, now) <= ticksFor((this.#quietBaseMs << level) * 4) ? level : 0
+  /** This guest has made the inode `key` just now. */
+  made(key: InodeKey): void {
+    if (this.leaseMs === 0 || this.damaged) return
+    const table = this.#table
+    const now = this.#now
+    table.seek(key)
+    const slot = table.insert(now)
+    if (slot < 0) return
+    const word = table.word(slot, Slot.change)
+    if (ticksLeft(word, now) === 0) table.swap(slot, Slot.change, word, pack(this.#guest, now))
   }
 
   /** Makes the slot say that this guest has a lease from now on. */
@@ -298,9 +301,8 @@ export class Leases {
       change.after[index] = table.bump(slot)
       change.before[index] = table.replaced
       // The first of two; the other is in `end`.
-      this.#count(slot, change.data)
-      const level = this.#level(slot, now)
-      if (level > 0) this.#setLevel(slot, level, now)
+      if (change.data) this.#contention.countData(slot)
+      this.#contention.remember(slot, now)
       const lease = table.word(slot, Slot.lease)
       return ownerOf(lease) === this.#guest ? 0 : ticksLeft(lease, now)
     }
@@ -335,24 +337,7 @@ export class Leases {
       if (slot < 0) continue
       const lease = table.word(slot, Slot.lease)
       if (ownerOf(lease) === this.#guest || ticksLeft(lease, now) === 0) continue
-      const level = Math.min(this.#level(slot, now) + 1, MOST_LEVELS)
-      this.#setLevel(slot, level, now)
-    }
-  }
-
-  #setLevel(slot: number, level: number, now: number): void {
-    const word = this.#table.word(slot, Slot.conflict)
-    // Where somebody else sets it at the same moment it does not matter who wins.
-    this.#table.swap(slot, Slot.conflict, word, packConflict(level, dataCountOf(word), now))
-  }
-
-  /** Counts a change of data; after the version was made new. */
-  #count(slot: number, data: boolean): void {
-    if (!data) return
-    for (;;) {
-      const word = this.#table.word(slot, Slot.conflict)
-      const counted = packConflict(levelOf(word), dataCountOf(word) + 1, word)
-      if (this.#table.swap(slot, Slot.conflict, word, counted)) return
+      this.#contention.raise(slot, now)
     }
   }
 
@@ -371,7 +356,7 @@ export class Leases {
       if (table.belongs(slot)) {
         const version = table.bump(slot)
         change.after[i] = table.replaced === change.after[i] ? version : 0
-        this.#count(slot, change.data)
+        if (change.data) this.#contention.countData(slot)
       } else {
         table.advance()
         change.after[i] = 0
@@ -411,30 +396,5 @@ export class Leases {
   /** Changes are under way. */
   get busy(): boolean {
     return this.#active.size > 0
-  }
-
-  /**
-   * Somebody on the host, not through a guest, has changed `key`. What guests have cached already stays
-   * until their leases end. A change that a guest of this table has just made is the same event.
-   */
-  changed(key: InodeKey): void {
-    const table = this.#table
-    const now = this.#now
-    table.seek(key)
-    const slot = table.find()
-    if (slot < 0) {
-      table.advance()
-      return
-    }
-    table.bump(slot)
-    this.#count(slot, true)
-    const word = table.word(slot, Slot.change)
-    const byGuest = ownerOf(word) !== HOST && ownerOf(word) !== NONE
-    if (
-      ticksLeft(word, now) > 0 ||
-      (byGuest && ticksSince(word, now) < ticksFor(this.#quietBaseMs))
-    )
-      return
-    table.swap(slot, Slot.change, word, pack(HOST, now))
   }
 }

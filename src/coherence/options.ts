@@ -2,11 +2,12 @@
 
 /**
  * - `none`: a guest caches by its own --cache mode, and may be late.
- * - `strict`: no guest sees anything that another guest of the same table has changed before.
+ * - `strict`: no guest sees anything that another guest of the same table has changed before; what processes of
+ *   the host change it may see late by a lease.
  */
 export type CoherenceMode = 'none' | 'strict'
 
-/** How long a guest may cache what nobody changes. */
+/** How long a guest may cache what nobody changes; with 0 it asks each time. */
 export const DEFAULT_LEASE_MS = 250
 export const MAX_LEASE_MS = 5000
 /**

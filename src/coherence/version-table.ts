@@ -13,6 +13,7 @@ import {
   MIN_BUCKET_BITS,
   MOST_AHEAD,
   pack,
+  ownerOf,
   packConflict,
   Slot,
   SLOT_WORDS,
@@ -137,10 +138,11 @@ export class VersionTable {
    * FULL or GUARDED when that cannot be.
    *
    * The bucket's guard lets one process at a time give slots away. It is dropped only after a last look at the
-   * slot: when somebody took a lease on the former inode in the same moment, the guard stays and ends by
-   * time, and until then an inode of this bucket without a slot gets none, and is not changed. The same
-   * happens when the process dies in between. A process that is stopped between two of these steps for
-   * longer than the guard lasts (8 s) may leave an inode with two slots; `find` takes the first.
+   * slot: when somebody took a lease on the former inode in the same moment, the guard stays until that lease
+   * has ended, and until then an inode of this bucket without a slot gets none, and is not changed. For a
+   * change of the former inode that began in that moment it stays for the whole 8 s, as the change may be
+   * announced again; and when the process dies in between. A process that is stopped between two of these steps
+   * for longer than the guard lasts may leave an inode with two slots; `find` takes the first.
    */
   insert(now: number): number {
     const found = this.find()
@@ -148,8 +150,16 @@ export class VersionTable {
     const guard = this.guard(now)
     if (guard === 0) return GUARDED
     const slot = this.#takeOver(now)
-    if (slot === FULL || this.idle(slot, now)) this.unguard(this.#bucket, guard)
+    this.#settle(slot, now, guard)
     return slot
+  }
+
+  /** The last look at a slot given away: the guard is kept for as long as something depends on the former inode. */
+  #settle(slot: number, now: number, guard: number): void {
+    if (slot !== FULL && ticksLeft(this.word(slot, Slot.change), now) > 0) return
+    const left = slot === FULL ? 0 : ticksLeft(this.word(slot, Slot.lease), now)
+    const until = left === 0 ? 0 : pack(ownerOf(guard), now + left)
+    Atomics.compareExchange(this.#words, this.#bucket, guard, until)
   }
 
   #takeOver(now: number): number {

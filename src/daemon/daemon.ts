@@ -188,6 +188,7 @@ function threadOptions(
       },
       nodeDescriptors: nodeDescriptors(options.nodeDescriptors, descriptors),
       keptInodes: options.metadataCache,
+      mappedStores: options.coherence === 'strict' && options.leaseMs === 0,
       openFiles: Math.max(16, descriptors - RESERVED_DESCRIPTORS),
     },
   }

@@ -336,7 +336,7 @@ export const HEADINGS: readonly Heading[] = [
         name: 'lease-ms',
         takes: 'word',
         value: 'MS',
-        help: 'how long a guest may cache with --coherence=strict, 1 to 5000 (default 250)',
+        help: 'how long a guest may cache with --coherence=strict, and may be late for what processes of the host change, 0 to 5000 (default 250); 0: it asks each time and is never late',
       },
       {
         name: 'lease-margin-ms',

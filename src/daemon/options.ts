@@ -247,7 +247,7 @@ function coherenceOptions(given: GivenOptions) {
   return {
     coherence,
     versionTable,
-    leaseMs: optionalNumber(given, 'lease-ms', 1, MAX_LEASE_MS) ?? DEFAULT_LEASE_MS,
+    leaseMs: optionalNumber(given, 'lease-ms', 0, MAX_LEASE_MS) ?? DEFAULT_LEASE_MS,
     leaseMarginMs: optionalNumber(given, 'lease-margin-ms', 0, MAX_MARGIN_MS) ?? DEFAULT_MARGIN_MS,
   } as const
 }

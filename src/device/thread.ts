@@ -7,6 +7,7 @@ import { parentPort, workerData } from 'node:worker_threads'
 import { errnoName } from '../../protocol/errno.js'
 import { Opcode } from '../../protocol/fuse/opcodes.js'
 import type { CoherenceOptions } from '../coherence/options.js'
+import type { LeaseCounters } from '../coherence/leases.js'
 import { type Coherence, startCoherence } from '../coherence/start.js'
 import { VersionTableError } from '../coherence/version-table.js'
 import type { DaxOptions } from '../dax/options.js'
@@ -179,7 +180,7 @@ function serve(
   context.raw.watchFd(socketFd, Token.socket, false)
   const { statusFd } = options
   if (statusFd >= 0) context.raw.watchFd(statusFd, Token.status, false)
-  const tellStatus = (): void => post({ type: 'status', status: statusOf(server, fs) })
+  const tellStatus = (): void => post({ type: 'status', status: statusOf(server, fs, coherence) })
   run(context, device, session, () => watcher?.read(id => dax!.changed(id)), tellStatus)
   context.raw.unwatchFd(socketFd)
   if (statusFd >= 0) context.raw.unwatchFd(statusFd)
@@ -200,15 +201,32 @@ function serve(
   return session.violation
 }
 
-function statusOf({ requests, errors }: FuseServer, fs: HostFileSystem): ThreadStatus {
+function statusOf(
+  { requests, errors }: FuseServer,
+  fs: HostFileSystem,
+  coherence: Coherence | undefined,
+): ThreadStatus {
   const { metadataCounters, knownNodeCount, handleCount, nodeDescriptorCount } = fs
   const counters = {
     nodes: knownNodeCount,
     openFiles: handleCount,
     nodeDescriptors: nodeDescriptorCount,
     ...metadataCounters,
+    ...(coherence && leaseStatus(coherence.leases.counters)),
   }
   return { requests, errors, counters }
+}
+
+function leaseStatus(counters: LeaseCounters): Record<string, number> {
+  return {
+    leasesGranted: counters.granted,
+    leasesRefused: counters.refused,
+    leasesUnplaced: counters.unplaced,
+    changes: counters.changes,
+    changesWaited: counters.conflicts,
+    changesForced: counters.forced,
+    changesByHost: counters.hostChanges,
+  }
 }
 
 /** Until the front end goes. */

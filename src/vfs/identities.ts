@@ -12,6 +12,12 @@ export class InodeKey {
   btimeNsec = 0
 }
 
+/** When an inode changed last (ctime), by the clock of its file system. Reused. */
+export class ChangeTime {
+  sec = 0
+  nsec = 0
+}
+
 /** There is no such inode. */
 export const NO_INODE = -1
 
@@ -22,4 +28,6 @@ export interface Identities {
   ofHandle(fh: number, key: InodeKey): number
   /** What `name` in directory `parent` stands for now. */
   ofName(parent: number, name: Name, key: InodeKey): number
+  /** Fills `time`, as good as an answer to GETATTR. False: it cannot be told. */
+  lastChange(nodeid: number, time: ChangeTime): boolean
 }

@@ -1,32 +1,43 @@
 /** Daemons with --coherence=strict on one directory, and what their guests are told. */
 import {
   appendFileSync,
+  closeSync,
   mkdirSync,
+  openSync,
   readFileSync,
+  statSync,
   truncateSync,
   utimesSync,
   writeFileSync,
+  writeSync,
 } from 'node:fs'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { Opcode } from '../../protocol/fuse/opcodes.js'
 import { concat, u32s, u64 } from '../helpers/front-end.js'
 import { text } from '../helpers/fuse-client.js'
-import { entryOf, Fattr, mockGuests, setattrBody, writeBody } from './mock-guest.js'
+import { entryOf, Fattr, mockGuests, setattrBody, type Times, writeBody } from './mock-guest.js'
 
 const TIMES = { leaseMs: 100, marginMs: 50, quietMs: 40 }
 const WAIT_MS = TIMES.leaseMs + TIMES.marginMs
 const sleep = (ms: number): Promise<void> => new Promise(done => setTimeout(done, ms))
 
-function scene(t: ExecutionContext, count = 2) {
-  const made = mockGuests(t, count, TIMES)
+/** What the host has changed just now is not cached. */
+const SETTLED_MS = TIMES.quietMs + 20
+
+async function scene(t: ExecutionContext, count = 2, times: Times = TIMES) {
+  const made = mockGuests(t, count, times)
   writeFileSync(join(made.folder, 'file'), 'contents')
+  writeFileSync(join(made.folder, 'other'), '')
   mkdirSync(join(made.folder, 'dir'))
+  mkdirSync(join(made.folder, 'full'))
+  for (let i = 0; i < 5; i++) writeFileSync(join(made.folder, 'full', `f${i}`), '')
+  await sleep(SETTLED_MS)
   return { ...made, a: made.guests[0]!, b: made.guests[1]! }
 }
 
-test('what is there, and what is not, may be cached for the lease', t => {
-  const { a, b } = scene(t)
+test('what is there, and what is not, may be cached for the lease', async t => {
+  const { a, b } = await scene(t)
   for (const guest of [a, b]) {
     const entry = guest.lookup('file')
     t.is(entry.entryMs, TIMES.leaseMs)
@@ -109,8 +120,7 @@ const CHANGES: readonly {
 
 for (const { what, opcode, body, onRoot = false, name = 'file' } of CHANGES)
   test(`${what} waits for the lease of another guest; other requests of its own do not`, async t => {
-    const { a, b, folder } = scene(t)
-    writeFileSync(join(folder, 'other'), '')
+    const { a, b, folder } = await scene(t)
     const node = a.lookup('file').nodeid
     const dir = a.lookup('dir').nodeid
     const { fh } = a.open(node)
@@ -148,8 +158,8 @@ for (const { what, opcode, body, onRoot = false, name = 'file' } of CHANGES)
     t.is(a.rig.coherence!.leases.counters.forced, 0)
   })
 
-test('a change of what nobody else has looked at does not wait, and its maker may cache it', t => {
-  const { a, b } = scene(t)
+test('a change of what nobody else has looked at does not wait, and its maker may cache it', async t => {
+  const { a, b } = await scene(t)
   b.lookup('dir')
   const made = entryOf(
     a.client.do(Opcode.FUSE_MKDIR, a.lookup('dir').nodeid, concat(u32s(0o755, 0), text('sub')))
@@ -167,26 +177,44 @@ test('a change of what nobody else has looked at does not wait, and its maker ma
   t.is(b.lookup('dir').attrMs, 0)
 })
 
-test('pages are kept at open while nobody else has changed the file', async t => {
-  const { a, b } = scene(t)
+test('pages are kept at open while nobody has changed the file', async t => {
+  const { a, b, folder } = await scene(t)
   const node = a.lookup('file').nodeid
   const theirs = b.lookup('file').nodeid
   t.false(a.open(node).keepCache)
   const { fh, keepCache } = a.open(node)
   t.true(keepCache)
-  a.client.write(node, fh, 0, text('mine'))
-  t.true(a.open(node).keepCache)
-  a.setattr(node, Fattr.size, { size: 3 })
-  t.true(a.open(node).keepCache)
   await sleep(WAIT_MS + 20)
   const other = b.open(theirs)
-  b.client.write(theirs, other.fh, 0, text('theirs'))
-  t.false(a.open(node).keepCache)
-  t.true(a.open(node).keepCache)
+  for (const [index, change] of [
+    () => b.client.write(theirs, other.fh, 0, text('theirs')),
+    () => b.setattr(theirs, Fattr.size, { size: 3 }),
+    () => a.client.write(node, fh, 0, text('mine')),
+    () => appendFileSync(join(folder, 'file'), 'of the host'),
+    // Neither size nor mtime tell.
+    () => writeThere(join(folder, 'file')),
+  ].entries()) {
+    change()
+    // A change in the same tick of the host's clock would not show: what is so new is not kept.
+    t.false(a.open(node).keepCache, `${index}`)
+    await sleep(SETTLED_MS)
+    t.false(a.open(node).keepCache, `${index}`)
+    t.true(a.open(node).keepCache, `${index}`)
+  }
 })
 
-test('data that changed under the same mtime is dropped, by an mtime that is off once', t => {
-  const { a, b } = scene(t)
+/** Other data under the same size and mtime. */
+function writeThere(path: string): void {
+  const { atimeNs, mtimeNs } = statSync(path, { bigint: true })
+  const bytes = readFileSync(path)
+  const fd = openSync(path, 'r+')
+  writeSync(fd, bytes.reverse())
+  closeSync(fd)
+  utimesSync(path, Number(atimeNs) / 1e9, Number(mtimeNs) / 1e9)
+}
+
+test('data that changed under the same mtime is dropped, by an mtime that is off once', async t => {
+  const { a, b } = await scene(t)
   const node = a.lookup('file').nodeid
   const theirs = b.lookup('file').nodeid
   a.open(node)
@@ -214,9 +242,8 @@ test('data that changed under the same mtime is dropped, by an mtime that is off
 })
 
 test('READDIRPLUS entries have leases, which changes wait for', async t => {
-  const { a, b, folder } = scene(t)
-  const dir = b.lookup('dir').nodeid
-  for (let i = 0; i < 5; i++) writeFileSync(join(folder, 'dir', `f${i}`), '')
+  const { a, b } = await scene(t)
+  const dir = b.lookup('full').nodeid
   const fh = b.client.opendir(dir)
   let leased = 0
   // A reply is cut short when it takes long.
@@ -232,15 +259,14 @@ test('READDIRPLUS entries have leases, which changes wait for', async t => {
     }
   }
   t.is(leased, 5)
-  const theirs = a.client.lookup(a.lookup('dir').nodeid, 'f3')
+  const theirs = a.client.lookup(a.lookup('full').nodeid, 'f3')
   const began = performance.now()
   a.setattr(theirs, Fattr.mode, { mode: 0o600 })
   t.true(performance.now() - began > TIMES.leaseMs)
-  await sleep(0)
 })
 
-test('GET_VRING_BASE answers changes that wait first', t => {
-  const { a, b, folder } = scene(t)
+test('GET_VRING_BASE answers changes that wait first', async t => {
+  const { a, b, folder } = await scene(t)
   b.lookup('file')
   a.start(Opcode.FUSE_UNLINK, 1, text('file'), reply => t.is(reply.error, 0))
   a.poll()
@@ -251,7 +277,7 @@ test('GET_VRING_BASE answers changes that wait first', t => {
 })
 
 test('a daemon that goes while a change waits leaves nothing that keeps others', async t => {
-  const { a, b, folder } = scene(t)
+  const { a, b, folder } = await scene(t)
   b.lookup('file')
   a.start(Opcode.FUSE_UNLINK, 1, text('file'), () => undefined)
   a.poll()
@@ -260,11 +286,10 @@ test('a daemon that goes while a change waits leaves nothing that keeps others',
   const node = b.lookup('file').nodeid
   b.setattr(node, Fattr.mode, { mode: 0o600 })
   t.is(b.rig.coherence!.leases.counters.forced, 0)
-  await sleep(0)
 })
 
-test('a damaged table is said once, and stops the caching for all', t => {
-  const { a, b, table } = scene(t)
+test('a damaged table is said once, and stops the caching for all', async t => {
+  const { a, b, table } = await scene(t)
   t.is(a.lookup('file').entryMs, TIMES.leaseMs)
   truncateSync(table, 4096)
   for (let i = 0; i < 50; i++) a.lookup(`name${i}`)
@@ -279,11 +304,46 @@ test('a damaged table is said once, and stops the caching for all', t => {
   a.setattr(node, Fattr.mode, { mode: 0o600 })
 })
 
-test('changes of the host are seen when the lease is over', async t => {
-  const { b, folder } = scene(t)
+test('what the host changes is not cached for a while, names neither', async t => {
+  const { a, b, folder } = await scene(t)
   const node = b.lookup('file').nodeid
+  t.is(b.getattr(node).attrMs, TIMES.leaseMs)
   appendFileSync(join(folder, 'file'), ' and more')
   utimesSync(join(folder, 'file'), 1, 1)
-  t.is(b.getattr(node).stat.mtime, 1)
-  await sleep(0)
+  // It is late by the lease where it was cached; who asks is told.
+  t.like(b.getattr(node), { attrMs: 0, stat: { mtime: 1, size: 17 } })
+  t.like(a.lookup('file'), { attrMs: 0, entryMs: TIMES.leaseMs })
+  writeFileSync(join(folder, 'new'), '')
+  t.is(a.lookup('file').entryMs, 0)
+  t.not(a.lookup('nothing').error, 0)
+  const counted = [a, b].map(({ rig }) => rig.coherence!.leases.counters.hostChanges)
+  t.deepEqual(counted, [1, 1])
+  // The guest has met a change in its lease: it asks for longer.
+  await sleep(2 * SETTLED_MS)
+  t.is(b.getattr(node).attrMs, TIMES.leaseMs)
+  t.is(a.lookup('file').entryMs, TIMES.leaseMs)
+})
+
+test('without a lease time guests ask each time, and changes of all are seen at once', async t => {
+  const { a, b, folder } = await scene(t, 2, { ...TIMES, leaseMs: 0, marginMs: 0 })
+  const node = a.lookup('file').nodeid
+  t.false(a.open(node).keepCache)
+  t.true(a.open(node).keepCache)
+  const asked = a.lookup('file')
+  t.deepEqual([asked.entryMs, asked.attrMs, a.getattr(node).attrMs], [0, 0, 0])
+  t.not(a.lookup('nothing').error, 0)
+  const theirs = b.lookup('file').nodeid
+  b.setattr(theirs, Fattr.size, { size: 3 })
+  t.is(a.getattr(node).stat.size, 3)
+  appendFileSync(join(folder, 'file'), ' and more')
+  t.is(a.getattr(node).stat.size, 12)
+  t.false(a.open(node).keepCache)
+  t.is(b.rig.coherence!.leases.counters.conflicts, 0)
+  // What guests do is known even where mtime does not tell.
+  const { fh } = b.open(theirs)
+  const { mtime, mtimeNsec } = a.lookup('file').stat!
+  b.client.write(theirs, fh, 0, text('Con'))
+  b.setattr(theirs, Fattr.mtime, { mtime, mtimeNsec })
+  t.is(a.lookup('file').stat!.mtimeNsec, mtimeNsec ^ 1)
+  t.is(a.lookup('file').stat!.mtimeNsec, mtimeNsec)
 })

@@ -165,6 +165,58 @@ test('while a slot is being given away the bucket gives no other, and forgets th
   t.true(table.insert(150) > 0)
 })
 
+/** Runs `use`; between the moment it has chosen the slot and the one it takes it, `meanwhile` happens. */
+function between<T>(words: Int32Array, tag: number, meanwhile: () => void, use: () => T): T {
+  const { compareExchange } = Atomics
+  Atomics.compareExchange = ((array: Int32Array, at: number, from: number, to: number) => {
+    if (array === words && from === tag) {
+      Atomics.compareExchange = compareExchange
+      meanwhile()
+    }
+    return compareExchange(array, at, from, to)
+  }) as typeof compareExchange
+  try {
+    return use()
+  } finally {
+    Atomics.compareExchange = compareExchange
+  }
+}
+
+for (const [what, field, guardedFor] of [
+  ['a lease', Slot.lease, 30],
+  ['a change', Slot.change, MOST_AHEAD],
+] as const)
+  test(`${what} that comes while its slot is given away keeps the bucket's guard for as long as it may matter`, t => {
+    const { words, table } = tableInMemory()
+    const inos = Array.from({ length: 2000 }, (_, i) => i)
+    const bucketOf = (ino: number): number => {
+      table.seek(keyOf(ino))
+      return table.bucket
+    }
+    const [first, ...rest] = inos.filter(ino => bucketOf(ino) === bucketOf(0))
+    const others = rest.slice(0, BUCKET_SLOTS)
+    bucketOf(first!)
+    const slot = table.insert(100)
+    const tag = words[slot]!
+    for (const ino of others.slice(1)) {
+      bucketOf(ino)
+      table.swap(table.insert(100), Slot.lease, 0, pack(2, 150))
+    }
+    bucketOf(others[0]!)
+    const taken = between(
+      words,
+      tag,
+      () => table.swap(slot, field, table.word(slot, field), pack(3, 130)),
+      () => table.insert(100),
+    )
+    t.is(taken, slot)
+    // The former inode, which somebody relies on, gets no other slot meanwhile.
+    bucketOf(first!)
+    t.is(table.insert(100), GUARDED)
+    t.is(table.insert(100 + guardedFor - 1), GUARDED)
+    t.not(table.insert(100 + guardedFor), GUARDED)
+  })
+
 test('a file becomes a table once, and is found by others', t => {
   const path = join(tableFolder(t), 'table')
   const context = makeContext(t)

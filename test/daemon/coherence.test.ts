@@ -2,12 +2,16 @@
 import { chmodSync, chownSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
+import type { ControlReply, Status } from '../../protocol/control/messages.js'
+import { QUIET_MS } from '../../src/coherence/contention.js'
+import { ControlClient } from '../../src/control/client.js'
 import { entryOf, Fattr, setattrBody } from '../coherence/mock-guest.js'
 import { FuseClient, text } from '../helpers/fuse-client.js'
 import { connect, Launched, type LaunchOptions, Place } from '../helpers/launch.js'
 
 const NOBODY = 65534
 const WAIT_MS = 500
+const sleep = (ms: number): Promise<void> => new Promise(done => setTimeout(done, ms))
 
 function tableName(t: ExecutionContext): string {
   const folder = mkdtempSync('/dev/shm/virtiofsd-table-')
@@ -36,6 +40,16 @@ async function guest(
   return client
 }
 
+async function countersOf(path: string): Promise<Status['counters']> {
+  let answer: ControlReply | undefined
+  const client = new ControlClient(path, 'status', reply => {
+    answer = reply
+    client.close()
+  })
+  await client.ended
+  return answer?.type === 'status' ? answer.counters : {}
+}
+
 function strict(table: string): string[] {
   return ['--coherence=strict', `--version-table=${table}`]
 }
@@ -49,13 +63,16 @@ for (const [what, args, options] of [
     if (process.geteuid?.() !== 0 && what !== 'without a sandbox') return t.pass()
     const place = new Place(t)
     const table = tableName(t)
-    const one = await guest(t, place, 'one', strict(table))
+    const control = join(place.folder, 'control.sock')
+    const one = await guest(t, place, 'one', [...strict(table), `--control-socket=${control}`])
     chmodSync(table, 0o666)
     if ('uid' in options) {
       chmodSync(place.folder, 0o777)
       chownSync(join(place.share, 'file'), NOBODY, NOBODY)
     }
     const other = await guest(t, place, 'other', [...strict(table), ...args], options)
+    // What the host has changed just now is not cached.
+    await sleep(QUIET_MS + 50)
     const { nodeid, attrMs } = entryOf(one.do(1, 1, text('file')).body)
     t.is(attrMs, 250)
     const theirs = other.lookup(1, 'file')
@@ -64,6 +81,10 @@ for (const [what, args, options] of [
     t.true(performance.now() - began > WAIT_MS - 50)
     t.is(entryOf(one.do(1, 1, text('file')).body).attrMs, 0)
     t.is(statSync(join(place.share, 'file')).mode & 0o777, 0o640)
+    const { leasesGranted, changesByHost } = await countersOf(control)
+    // Of the directory's names and the file.
+    t.true(leasesGranted! >= 2)
+    t.is(changesByHost, 0)
     return t.true(nodeid > 1)
   })
 

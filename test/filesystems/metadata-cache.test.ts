@@ -53,6 +53,19 @@ test('changes by other processes are seen as well', t => {
   t.true(tally.changes['another process writes']! > 0)
 })
 
+test('where stores through mappings must show, files are asked for each time, folders are kept', t => {
+  const s = rig(t, { keepsMetadata: true, host: { mappedStores: true } })
+  writeFileSync(join(s.folder, 'file'), 'data')
+  const client = s.client()
+  const node = client.lookup(1, 'file')
+  for (let i = 0; i < 30; i++) for (const each of [1, node]) getattr(client, each)
+  const calls = statxCalls(s)
+  getattr(client, 1)
+  t.is(calls(), 0)
+  getattr(client, node)
+  t.is(calls(), 1)
+})
+
 test('warm LOOKUP, GETATTR, READDIRPLUS and names that are not there do not ask the host', t => {
   const s = warmRig(t)
   for (let i = 0; i < 20; i++) writeFileSync(join(s.folder, `file${i}`), 'data')

@@ -170,7 +170,8 @@ export class HostFileSystem extends UnsupportedFileSystem implements FileSystem 
 
   override init(negotiated: Negotiated): void {
     this.#host.negotiated = negotiated
-    this.#host.metadata.filesUnseen = negotiated.dax !== undefined
+    const { metadata, options } = this.#host
+    metadata.filesUnseen = options.mappedStores || negotiated.dax !== undefined
   }
 
   pathOf(nodeid: number): string | undefined {

@@ -1,6 +1,6 @@
 /** Which inodes of the host nodes, open files and names stand for. */
 import { statx, STATX_BTIME } from '../../../protocol/linux/statx.js'
-import { type Identities, type InodeKey, NO_INODE } from '../../vfs/identities.js'
+import { type ChangeTime, type Identities, type InodeKey, NO_INODE } from '../../vfs/identities.js'
 import type { Name } from '../../vfs/request.js'
 import type { HostNode } from './node.js'
 import type { HostState } from './state.js'
@@ -35,6 +35,22 @@ export class HostIdentities implements Identities {
     key.btimeSec = born ? F.stx_btime_sec.get(view, at) : 0
     key.btimeNsec = born ? F.stx_btime_nsec.get(view, at) : 0
     return this.#host.nodes.find(at)?.nodeid ?? 0
+  }
+
+  lastChange(nodeid: number, time: ChangeTime): boolean {
+    const { nodes, metadata, context, statAt } = this.#host
+    const node = nodes.get(nodeid)
+    if (node === undefined) return false
+    const kept = metadata.find(node)
+    if (kept < 0) {
+      if (nodes.stat(node, statAt) < 0) return false
+      metadata.learn(node, statAt)
+    }
+    const at = kept < 0 ? statAt : kept
+    const view = kept < 0 ? context.view : metadata.view
+    time.sec = F.stx_ctime_sec.get(view, at)
+    time.nsec = F.stx_ctime_nsec.get(view, at)
+    return true
   }
 }
 

@@ -92,7 +92,7 @@ export class MetadataCache implements ChangeSink {
   readonly mappings: KeptMappings
   /** For tests and the log. */
   readonly counters = { hits: 0, nameHits: 0, looks: 0, events: 0, marks: 0 }
-  /** Stores of the guest that no event tells of are possible: regular files are not kept. */
+  /** Stores that no event tells of are possible, and must show: regular files are not kept. */
   filesUnseen = false
 
   readonly #context: Context

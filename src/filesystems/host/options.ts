@@ -35,6 +35,11 @@ export interface HostOptions {
   readonly openFiles: number
   /** Inodes whose attributes and names are kept at most, where changes by others are told; 0: none. */
   readonly keptInodes: number
+  /**
+   * What processes of the host store through mappings, which no event tells of, shows at once where the file system
+   * changes mtime: attributes of regular files are not kept.
+   */
+  readonly mappedStores: boolean
   /** The guest's flock(2) locks are locks of the host. Without, the guest keeps them to itself. */
   readonly flockLocks: boolean
   /** The same for its fcntl(2) locks. */
@@ -54,6 +59,7 @@ export const DEFAULT_HOST_OPTIONS: Omit<HostOptions, 'sharedDir'> = {
   inodeFileHandles: 'prefer',
   openFiles: 65536,
   keptInodes: 32768,
+  mappedStores: false,
   flockLocks: false,
   posixLocks: false,
   migration: DEFAULT_MIGRATION_OPTIONS,

@@ -1,0 +1,120 @@
+/** How long a guest may cache what a reply tells: as long as it has leases for, and the files it has open. */
+import { ChangeTime, type Identities, InodeKey, NO_INODE } from '../vfs/identities.js'
+import type { Attributes, EntryReply } from '../vfs/replies.js'
+import type { Change } from './change.js'
+import { FileMemories } from './file-memory.js'
+import type { Leases } from './leases.js'
+
+/** Change times of Linux before 6.13 go in steps of a timer tick, 10 ms at most. */
+const CLOCK_STEP_MS = 20
+
+export class LeasedReplies {
+  readonly files = new FileMemories()
+  readonly #leases: Leases
+  readonly #identities: Identities
+  readonly #validSec: number
+  readonly #validNsec: number
+  readonly #key = new InodeKey()
+  readonly #time = new ChangeTime()
+
+  constructor(leases: Leases, identities: Identities) {
+    this.#leases = leases
+    this.#identities = identities
+    this.#validSec = Math.floor(leases.leaseMs / 1000)
+    this.#validNsec = Math.round((leases.leaseMs % 1000) * 1e6)
+  }
+
+  /** Time limits for attributes of `nodeid`, seen after `looked`; `own`: as the answer to that change. */
+  attributes(nodeid: number, attr: Attributes, looked: number, own: Change | undefined): void {
+    const reported = this.#report(nodeid, attr, looked, own)
+    const ageMs = this.#ageMs(attr.ctimeSec, attr.ctimeNsec)
+    this.#limit(attr, reported && this.#leases.grant(this.#key, looked, own !== undefined, ageMs))
+  }
+
+  /** Sees to it that the guest drops what it has of an open file. True: `attr` may be cached; the key is filled. */
+  #report(nodeid: number, attr: Attributes, looked: number, own: Change | undefined): boolean {
+    const key = this.#key
+    const { files } = this
+    if (this.#identities.ofNode(nodeid, key) === NO_INODE) return false
+    if (!files.has(nodeid)) return true
+    const now = this.#leases.versionOf(key)
+    const version = own !== undefined ? own.before[0]! : ((now - looked) | 0) <= 0 ? now : 0
+    // Its own change is counted already.
+    const dataCount = (this.#leases.dataCount - (own?.data === true ? 1 : 0)) & 511
+    return !files.reported(nodeid, version, dataCount, attr)
+  }
+
+  #limit(attr: Attributes, leased: boolean): void {
+    attr.validSec = leased ? this.#validSec : 0
+    attr.validNsec = leased ? this.#validNsec : 0
+  }
+
+  #ageMs(sec: number, nsec: number): number {
+    return Date.now() - (sec * 1000 + nsec / 1e6)
+  }
+
+  /** `dirLeased`: the guest has a lease on the directory. */
+  entry(entry: EntryReply, dirLeased: boolean, looked: number): void {
+    this.#limitName(entry, dirLeased)
+    if (dirLeased) this.attributes(entry.nodeid, entry.attr, looked, undefined)
+    else {
+      // In a directory that others are changing, what is new changes soon again.
+      this.#report(entry.nodeid, entry.attr, looked, undefined)
+      this.#limit(entry.attr, false)
+    }
+  }
+
+  /** There is no such name. */
+  noEntry(entry: EntryReply): void {
+    entry.nodeid = 0
+    entry.generation = 0
+    this.#limitName(entry, true)
+  }
+
+  #limitName(entry: EntryReply, leased: boolean): void {
+    entry.entryValidSec = leased ? this.#validSec : 0
+    entry.entryValidNsec = leased ? this.#validNsec : 0
+  }
+
+  /** The guest has just made the inode of `nodeid`. */
+  made(nodeid: number): void {
+    if (this.#identities.ofNode(nodeid, this.#key) !== NO_INODE) this.#leases.made(this.#key)
+  }
+
+  /** A lease on the names of directory `nodeid`. `own`: as the answer to a change of the guest's own. */
+  leaseDirectory(nodeid: number, looked: number, own: boolean): boolean {
+    if (this.#leases.leaseMs === 0) return false
+    // The time of its own change is no news.
+    const ageMs = own ? Number.NaN : this.#lastChangeMs(nodeid)
+    const known = this.#identities.ofNode(nodeid, this.#key) !== NO_INODE
+    return known && this.#leases.grant(this.#key, looked, own, ageMs)
+  }
+
+  /** As `leaseDirectory`, for the directory that is open as `fh`. */
+  leaseOpenDirectory(fh: number, looked: number): boolean {
+    const nodeid = this.#identities.ofHandle(fh, this.#key)
+    return nodeid !== NO_INODE && this.leaseDirectory(nodeid, looked, false)
+  }
+
+  #lastChangeMs(nodeid: number): number {
+    const time = this.#time
+    const told = this.#identities.lastChange(nodeid, time)
+    return told ? this.#ageMs(time.sec, time.nsec) : Number.NaN
+  }
+
+  /** The version of a file about to be opened; 0: it cannot be told later whether it has changed. */
+  track(nodeid: number): number {
+    const known = this.#identities.ofNode(nodeid, this.#key) !== NO_INODE
+    return known ? this.#leases.track(this.#key) : 0
+  }
+
+  /**
+   * When the file just opened changed last; undefined when that cannot be told, or is so short ago
+   * that another change could have the same time. Reused.
+   */
+  settledTime(nodeid: number): ChangeTime | undefined {
+    const time = this.#time
+    if (!this.#identities.lastChange(nodeid, time)) return undefined
+    return this.#ageMs(time.sec, time.nsec) > CLOCK_STEP_MS ? time : undefined
+  }
+}
