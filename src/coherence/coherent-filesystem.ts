@@ -33,8 +33,8 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     this.#identities = inner.identities!
     this.#replies = new LeasedReplies(leases, this.#identities)
     this.waits = new OngoingChanges(leases, this.#identities, this.#replies.files)
-    this.#sink = new LeasingSink((entry, dirLeased, looked) =>
-      this.#replies.entry(entry, dirLeased, looked),
+    this.#sink = new LeasingSink((entry, dirMs, looked) =>
+      this.#replies.entry(entry, dirMs, looked),
     )
   }
 
@@ -60,14 +60,14 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     const looked = this.#leases.look()
     const outcome = this.inner.lookup(request, parent, name, entry)
     if (outcome < 0 && outcome !== -Errno.ENOENT) return outcome
-    const leased = this.#replies.leaseDirectory(parent, looked, false)
+    const leasedMs = this.#replies.leaseDirectory(parent, looked, false)
     if (outcome >= 0) {
-      this.#replies.entry(entry, leased, looked)
+      this.#replies.entry(entry, leasedMs, looked)
       return outcome
     }
-    if (!leased) return outcome
+    if (leasedMs === 0) return outcome
     // That there is no such name may be cached as well.
-    this.#replies.noEntry(entry)
+    this.#replies.noEntry(entry, leasedMs)
     return 0
   }
 
@@ -89,8 +89,8 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     if (!sink.plus) return this.inner.readdir(request, nodeid, fh, cookieLow, cookieHigh, sink)
     const looked = this.#leases.look()
     // Asked for before the names are read; whether it holds shows with each of them.
-    const leased = this.#replies.leaseOpenDirectory(fh, looked)
-    this.#sink.begin(sink, leased, looked)
+    const leasedMs = this.#replies.leaseOpenDirectory(fh, looked)
+    this.#sink.begin(sink, leasedMs, looked)
     return this.inner.readdir(request, nodeid, fh, cookieLow, cookieHigh, this.#sink)
   }
 
@@ -139,8 +139,8 @@ export class CoherentFileSystem extends ForwardingFileSystem {
   ): Outcome {
     if (outcome >= 0) {
       if (made) this.#replies.made(entry.nodeid)
-      const leased = this.#replies.leaseDirectory(parent, looked, change.count > 0)
-      this.#replies.entry(entry, leased, looked)
+      const leasedMs = this.#replies.leaseDirectory(parent, looked, change.count > 0)
+      this.#replies.entry(entry, leasedMs, looked)
     }
     return this.waits.done(request, outcome)
   }

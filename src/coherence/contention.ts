@@ -22,6 +22,8 @@ import type { VersionTable } from './version-table.js'
 export const QUIET_MS = 500
 /** That time doubles so often at most: 16 s. */
 const MOST_LEVELS = 5
+/** What others have left alone for so long is settled. */
+export const SETTLED_MS = 10_000
 /** The clock of change times is behind that of the table by a timer tick of the host, and rounding. */
 const SLACK_TICKS = 3
 /** Change times that lie ahead by more come from another clock. */
@@ -46,6 +48,18 @@ export class Contention {
     const conflict = this.#table.word(slot, Slot.conflict)
     const level = Math.min(levelOf(conflict), MOST_LEVELS)
     return ticksSince(conflict, now) <= ticksFor((this.#quietBaseMs << level) * 4) ? level : 0
+  }
+
+  /**
+   * Nobody but `guest` has changed the inode for long, as far as the table and its own change time tell (`ageMs` ago;
+   * NaN: not known).
+   */
+  settled(slot: number, guest: number, ageMs: number, now: number): boolean {
+    if (this.#level(slot, now) > 0) return false
+    const change = this.#table.word(slot, Slot.change)
+    const owner = ownerOf(change)
+    if (owner === guest) return true
+    return owner === NONE ? ageMs >= SETTLED_MS : ticksSince(change, now) >= ticksFor(SETTLED_MS)
   }
 
   /** A change met a lease: what it is about is shared by those who want to cache it. */

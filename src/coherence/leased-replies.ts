@@ -12,23 +12,19 @@ export class LeasedReplies {
   readonly files = new FileMemories()
   readonly #leases: Leases
   readonly #identities: Identities
-  readonly #validSec: number
-  readonly #validNsec: number
   readonly #key = new InodeKey()
   readonly #time = new ChangeTime()
 
   constructor(leases: Leases, identities: Identities) {
     this.#leases = leases
     this.#identities = identities
-    this.#validSec = Math.floor(leases.leaseMs / 1000)
-    this.#validNsec = Math.round((leases.leaseMs % 1000) * 1e6)
   }
 
   /** Time limits for attributes of `nodeid`, seen after `looked`; `own`: as the answer to that change. */
   attributes(nodeid: number, attr: Attributes, looked: number, own: Change | undefined): void {
     const reported = this.#report(nodeid, attr, looked, own)
     const ageMs = this.#ageMs(attr.ctimeSec, attr.ctimeNsec)
-    this.#limit(attr, reported && this.#leases.grant(this.#key, looked, own !== undefined, ageMs))
+    limit(attr, reported ? this.#leases.grant(this.#key, looked, own !== undefined, ageMs) : 0)
   }
 
   /** Sees to it that the guest drops what it has of an open file. True: `attr` may be cached; the key is filled. */
@@ -44,36 +40,26 @@ export class LeasedReplies {
     return !files.reported(nodeid, version, dataCount, attr)
   }
 
-  #limit(attr: Attributes, leased: boolean): void {
-    attr.validSec = leased ? this.#validSec : 0
-    attr.validNsec = leased ? this.#validNsec : 0
-  }
-
   #ageMs(sec: number, nsec: number): number {
     return Date.now() - (sec * 1000 + nsec / 1e6)
   }
 
-  /** `dirLeased`: the guest has a lease on the directory. */
-  entry(entry: EntryReply, dirLeased: boolean, looked: number): void {
-    this.#limitName(entry, dirLeased)
-    if (dirLeased) this.attributes(entry.nodeid, entry.attr, looked, undefined)
+  /** `dirMs`: for how long the guest has a lease on the directory; 0: it has none. */
+  entry(entry: EntryReply, dirMs: number, looked: number): void {
+    limitName(entry, dirMs)
+    if (dirMs > 0) this.attributes(entry.nodeid, entry.attr, looked, undefined)
     else {
       // In a directory that others are changing, what is new changes soon again.
       this.#report(entry.nodeid, entry.attr, looked, undefined)
-      this.#limit(entry.attr, false)
+      limit(entry.attr, 0)
     }
   }
 
-  /** There is no such name. */
-  noEntry(entry: EntryReply): void {
+  /** There is no such name, which may be cached for `dirMs`. */
+  noEntry(entry: EntryReply, dirMs: number): void {
     entry.nodeid = 0
     entry.generation = 0
-    this.#limitName(entry, true)
-  }
-
-  #limitName(entry: EntryReply, leased: boolean): void {
-    entry.entryValidSec = leased ? this.#validSec : 0
-    entry.entryValidNsec = leased ? this.#validNsec : 0
+    limitName(entry, dirMs)
   }
 
   /** The guest has just made the inode of `nodeid`. */
@@ -81,19 +67,19 @@ export class LeasedReplies {
     if (this.#identities.ofNode(nodeid, this.#key) !== NO_INODE) this.#leases.made(this.#key)
   }
 
-  /** A lease on the names of directory `nodeid`. `own`: as the answer to a change of the guest's own. */
-  leaseDirectory(nodeid: number, looked: number, own: boolean): boolean {
-    if (this.#leases.leaseMs === 0) return false
+  /** A lease on the names of directory `nodeid`, in milliseconds. `own`: as the answer to a change of the guest's own. */
+  leaseDirectory(nodeid: number, looked: number, own: boolean): number {
+    if (this.#leases.leaseMs === 0) return 0
     // The time of its own change is no news.
     const ageMs = own ? Number.NaN : this.#lastChangeMs(nodeid)
     const known = this.#identities.ofNode(nodeid, this.#key) !== NO_INODE
-    return known && this.#leases.grant(this.#key, looked, own, ageMs)
+    return known ? this.#leases.grant(this.#key, looked, own, ageMs) : 0
   }
 
   /** As `leaseDirectory`, for the directory that is open as `fh`. */
-  leaseOpenDirectory(fh: number, looked: number): boolean {
+  leaseOpenDirectory(fh: number, looked: number): number {
     const nodeid = this.#identities.ofHandle(fh, this.#key)
-    return nodeid !== NO_INODE && this.leaseDirectory(nodeid, looked, false)
+    return nodeid === NO_INODE ? 0 : this.leaseDirectory(nodeid, looked, false)
   }
 
   #lastChangeMs(nodeid: number): number {
@@ -117,4 +103,14 @@ export class LeasedReplies {
     if (!this.#identities.lastChange(nodeid, time)) return undefined
     return this.#ageMs(time.sec, time.nsec) > CLOCK_STEP_MS ? time : undefined
   }
+}
+
+function limit(attr: Attributes, ms: number): void {
+  attr.validSec = Math.floor(ms / 1000)
+  attr.validNsec = (ms % 1000) * 1e6
+}
+
+function limitName(entry: EntryReply, ms: number): void {
+  entry.entryValidSec = Math.floor(ms / 1000)
+  entry.entryValidNsec = (ms % 1000) * 1e6
 }

@@ -14,7 +14,8 @@
  *
  * An inode that somebody else has changed gets no lease until it was left alone for a while (QUIET_MS, and
  * double that for each time a change still met a lease): what is shared all the time is asked for each
- * time, and costs its writers nothing.
+ * time, and costs its writers nothing. One that was left alone for long gets long leases: to the guest that works on
+ * it alone they cost nothing, and are worth as much as --cache=auto.
  *
  * Processes of the host do not wait: what they change may be seen late by as long as a guest may cache.
  * They are known by change times that no change of a guest explains.
@@ -22,7 +23,6 @@
 import {
   dataCountOf,
   MANY,
-  MOST_AHEAD,
   NONE,
   ownerOf,
   pack,
@@ -36,6 +36,7 @@ import {
 import type { InodeKey } from '../vfs/identities.js'
 import type { Change } from './change.js'
 import { Contention, QUIET_MS } from './contention.js'
+import { longLeaseMs } from './options.js'
 import { FULL, type VersionTable } from './version-table.js'
 
 /** A change that is announced and not renewed ends by itself: its daemon is gone. */
@@ -48,7 +49,7 @@ const AGAIN_MS = TICK_MS
 export interface LeaseOptions {
   /** The number of this guest in the table. */
   readonly guest: number
-  /** How long a guest may cache; 0: nothing, and it is never late. */
+  /** How long a guest may cache what others change now and then; 0: nothing, and it is never late. */
   readonly leaseMs: number
   /** What a lease lasts longer than that: see `Coherence` in the README for what must fit. */
   readonly marginMs: number
@@ -86,9 +87,11 @@ export class Leases {
     hostChanges: 0,
   }
   readonly leaseMs: number
+  /** What nobody else has changed for a while may be cached for so long. */
+  readonly longLeaseMs: number
   readonly #table: VersionTable
   readonly #guest: number
-  readonly #leaseTicks: number
+  readonly #marginMs: number
   readonly #nowMs: () => number
   readonly #contention: Contention
   readonly #onDamage: () => void
@@ -103,7 +106,8 @@ export class Leases {
     this.#table = table
     this.#guest = options.guest
     this.leaseMs = options.leaseMs
-    this.#leaseTicks = Math.min(ticksFor(options.leaseMs + options.marginMs), MOST_AHEAD)
+    this.longLeaseMs = longLeaseMs(options.leaseMs)
+    this.#marginMs = options.marginMs
     this.#nowMs = options.nowMs
     this.#contention = new Contention(table, options.quietMs ?? QUIET_MS)
     this.#onDamage = options.onDamage
@@ -139,10 +143,10 @@ export class Leases {
   /**
    * Gives this guest a lease on what it saw of `key` after `looked`. `own`: the answer belongs to this
    * guest's own change of that inode, which is under way. `ageMs`: how long ago it changed last, as its
-   * ctime says; NaN (default): not known. False: none, the guest must not cache.
+   * ctime says; NaN (default): not known. Returns for how many milliseconds the guest may cache that; 0: not at all.
    */
-  grant(key: InodeKey, looked: number, own: boolean, ageMs = Number.NaN): boolean {
-    if (this.leaseMs === 0 || this.damaged) return false
+  grant(key: InodeKey, looked: number, own: boolean, ageMs = Number.NaN): number {
+    if (this.leaseMs === 0 || this.damaged) return 0
     const table = this.#table
     const now = this.#now
     table.seek(key)
@@ -150,20 +154,23 @@ export class Leases {
     const slot = found >= 0 ? found : table.insert(now)
     if (slot < 0) {
       this.counters.unplaced++
-      return false
+      return 0
     }
     if (this.#contention.changedBefore(slot, ageMs, now)) this.counters.hostChanges++
     if (!this.#mayCache(slot, now, own)) {
       this.counters.refused++
-      return false
+      return 0
     }
-    this.#publish(slot, now)
+    const forMs = this.#contention.settled(slot, this.#guest, ageMs, now)
+      ? this.longLeaseMs
+      : this.leaseMs
+    this.#publish(slot, now, ticksFor(forMs + this.#marginMs))
     // From here on a change that begins waits for us. What began before shows now.
     const ok =
       table.belongs(slot) && !this.#isChanging(slot, now, own) && this.#unchanged(slot, looked, own)
     if (ok) this.counters.granted++
     else this.counters.refused++
-    return ok
+    return ok ? forMs : 0
   }
 
   #isChanging(slot: number, now: number, own: boolean): boolean {
@@ -192,14 +199,14 @@ export class Leases {
     if (ticksLeft(word, now) === 0) table.swap(slot, Slot.change, word, pack(this.#guest, now))
   }
 
-  /** Makes the slot say that this guest has a lease from now on. */
-  #publish(slot: number, now: number): void {
+  /** Makes the slot say that this guest has a lease from now on, for `leaseTicks`. */
+  #publish(slot: number, now: number, leaseTicks: number): void {
     const table = this.#table
     for (;;) {
       const old = table.word(slot, Slot.lease)
       const left = ticksLeft(old, now)
       const owner = left === 0 || ownerOf(old) === this.#guest ? this.#guest : MANY
-      const ticks = Math.max(left, this.#leaseTicks)
+      const ticks = Math.max(left, leaseTicks)
       if (table.swap(slot, Slot.lease, old, pack(owner, now + ticks))) return
     }
   }

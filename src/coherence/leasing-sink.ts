@@ -10,20 +10,20 @@ const MOST_MS = 20
 
 export class LeasingSink implements DirectorySink {
   readonly plus = true
-  readonly #fill: (entry: EntryReply, dirLeased: boolean, looked: number) => void
+  readonly #fill: (entry: EntryReply, dirMs: number, looked: number) => void
   #to: DirectorySink | undefined
-  #dirLeased = false
+  #dirMs = 0
   #untilMs = 0
   #any = false
   #looked = 0
 
-  constructor(fill: (entry: EntryReply, dirLeased: boolean, looked: number) => void) {
+  constructor(fill: (entry: EntryReply, dirMs: number, looked: number) => void) {
     this.#fill = fill
   }
 
-  begin(to: DirectorySink, dirLeased: boolean, looked: number): void {
+  begin(to: DirectorySink, dirMs: number, looked: number): void {
     this.#to = to
-    this.#dirLeased = dirLeased
+    this.#dirMs = dirMs
     this.#looked = looked
     this.#any = false
     this.#untilMs = performance.now() + MOST_MS
@@ -34,7 +34,7 @@ export class LeasingSink implements DirectorySink {
   }
 
   fits(nameBytes: number): boolean {
-    if (this.#any && this.#dirLeased && performance.now() > this.#untilMs) return false
+    if (this.#any && this.#dirMs > 0 && performance.now() > this.#untilMs) return false
     return this.#to!.fits(nameBytes)
   }
 
@@ -50,7 +50,7 @@ export class LeasingSink implements DirectorySink {
   ): boolean {
     const to = this.#to!
     this.#any = true
-    if (withEntry) this.#fill(to.entry, this.#dirLeased, this.#looked)
+    if (withEntry) this.#fill(to.entry, this.#dirMs, this.#looked)
     return to.add(nameAt, nameBytes, type, inoLow, inoHigh, cookieLow, cookieHigh, withEntry)
   }
 }

@@ -7,9 +7,16 @@
  */
 export type CoherenceMode = 'none' | 'strict'
 
-/** How long a guest may cache what nobody changes; with 0 it asks each time. */
+/** How long a guest may cache what others have changed lately; with 0 it asks each time, whatever it is. */
 export const DEFAULT_LEASE_MS = 250
 export const MAX_LEASE_MS = 5000
+/** What others have left alone for long it may cache for so many times that. */
+export const LONG_LEASE = 4
+
+/** How long a guest may cache at most. */
+export function longLeaseMs(leaseMs: number): number {
+  return Math.min(leaseMs * LONG_LEASE, MAX_LEASE_MS)
+}
 /**
  * What a lease lasts longer than the guest's timeout. Linux counts that from when the task that asked has the
  * reply (fs/fuse/dir.c, time_to_jiffies, 6.1; fuse_time_to_jiffies, 7.2), in ticks of up to 10 ms rounded up:

@@ -42,8 +42,9 @@ function look(ino: number): void {
   const looked = leases.look()
   const value = Atomics.load(truth, ino)
   // There is no margin: a process that is made to wait after this must not count from then.
-  const untilMs = monotonicMs() + LEASE_MS
-  if (leases.grant(keyOf(ino), looked, false)) cache.set(ino, { value, untilMs })
+  const fromMs = monotonicMs()
+  const ms = leases.grant(keyOf(ino), looked, false)
+  if (ms > 0) cache.set(ino, { value, untilMs: fromMs + ms })
 }
 
 function check(ino: number): void {

@@ -18,7 +18,7 @@ import {
   ticksLeft,
 } from '../../protocol/version-table/layout.js'
 import { monotonicMs } from '../coherence/monotonic.js'
-import { DEFAULT_LEASE_MS, DEFAULT_MARGIN_MS } from '../../src/coherence/options.js'
+import { DEFAULT_LEASE_MS, DEFAULT_MARGIN_MS, longLeaseMs } from '../../src/coherence/options.js'
 import { attrOf, entryOf, Fattr, setattrBody } from '../coherence/mock-guest.js'
 import { BusyDriver } from '../helpers/busy-driver.js'
 import { concat, u32s, u64 } from '../helpers/front-end.js'
@@ -41,7 +41,7 @@ const LIMIT_MS = 9500
 const LOCK_LIMIT_MS = 30_000
 /** Locks that the test itself takes are of another owner than the workers'. */
 const OWNER = 1000n
-const LEASE_TICKS = ticksFor(DEFAULT_LEASE_MS + DEFAULT_MARGIN_MS)
+const LEASE_TICKS = ticksFor(longLeaseMs(DEFAULT_LEASE_MS) + DEFAULT_MARGIN_MS)
 
 /** One guest with its daemon. */
 interface Guest {
