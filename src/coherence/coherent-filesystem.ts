@@ -6,7 +6,12 @@
  * before anything is done: it comes again, from the start, when it is due.
  */
 import { Errno } from '../../protocol/errno.js'
-import { ioctlChanges, O_TRUNC } from '../../protocol/linux/constants.js'
+import {
+  FALLOC_FL_COLLAPSE_RANGE,
+  FALLOC_FL_INSERT_RANGE,
+  ioctlChanges,
+  O_TRUNC,
+} from '../../protocol/linux/constants.js'
 import { DEFERRED, type FileSystem, type Negotiated, type Outcome } from '../vfs/filesystem.js'
 import { ForwardingFileSystem } from '../vfs/forwarding.js'
 import { type Identities, InodeKey, NO_INODE } from '../vfs/identities.js'
@@ -15,12 +20,15 @@ import type { DirectorySink, Name, Payload, Request, Span } from '../vfs/request
 import type { Change } from './change.js'
 import { FileMemories } from './file-memory.js'
 import type { Leases } from './leases.js'
+import type { MappingLeases } from './mapping-leases.js'
 import { LeasingSink } from './leasing-sink.js'
 import { OngoingChanges } from './ongoing-changes.js'
+import type { SizeLocks } from './size-locks.js'
 
 export class CoherentFileSystem extends ForwardingFileSystem {
   override readonly waits: OngoingChanges
   readonly #leases: Leases
+  readonly #mappings: MappingLeases
   readonly #identities: Identities
   readonly #files = new FileMemories()
   readonly #sink: LeasingSink
@@ -29,11 +37,12 @@ export class CoherentFileSystem extends ForwardingFileSystem {
   readonly #key = new InodeKey()
 
   /** `inner` has `identities`. */
-  constructor(inner: FileSystem, leases: Leases) {
+  constructor(inner: FileSystem, leases: Leases, mappings: MappingLeases, sizes: SizeLocks) {
     super(inner)
     this.#leases = leases
+    this.#mappings = mappings
     this.#identities = inner.identities!
-    this.waits = new OngoingChanges(leases, this.#identities, this.#files)
+    this.waits = new OngoingChanges(leases, this.#identities, this.#files, mappings, sizes)
     this.#validSec = Math.floor(leases.leaseMs / 1000)
     this.#validNsec = Math.round((leases.leaseMs % 1000) * 1e6)
     this.#sink = new LeasingSink((entry, dirLeased, looked) =>
@@ -69,6 +78,7 @@ export class CoherentFileSystem extends ForwardingFileSystem {
       // Its own change is counted already.
       const dataCount = (this.#leases.dataCount - (own?.data === true ? 1 : 0)) & 511
       leased = !this.#files.reported(nodeid, version, dataCount, attr)
+      if (this.#leases.othersChange && this.#mappings.byOthers(key)) this.#files.unseen(nodeid)
     }
     this.#limit(attr, leased && this.#leases.grant(key, looked, own !== undefined))
   }
@@ -161,6 +171,7 @@ export class CoherentFileSystem extends ForwardingFileSystem {
   ): Outcome {
     const change = this.waits.make(set.setSize)
     this.waits.addNode(change, nodeid)
+    if (set.setSize) change.cuts(0, set.sizeBytes)
     if (!this.#begin(request, change)) return DEFERRED
     const looked = this.#leases.look()
     const outcome = this.inner.setattr(request, nodeid, fh, set, attr)
@@ -291,6 +302,11 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     return known ? this.#leases.track(this.#key) : 0
   }
 
+  #byOthers(nodeid: number): boolean {
+    const known = this.#identities.ofNode(nodeid, this.#key) !== NO_INODE
+    return known && this.#mappings.byOthers(this.#key)
+  }
+
   override open(
     request: Request,
     nodeid: number,
@@ -300,16 +316,25 @@ export class CoherentFileSystem extends ForwardingFileSystem {
   ): Outcome {
     if ((flags & O_TRUNC) === 0) {
       const version = this.#track(nodeid)
-      const { dataCount } = this.#leases
+      const { dataCount, othersChange } = this.#leases
       const outcome = this.inner.open(request, nodeid, flags, killSuid, opened)
       // Nobody may write past this.
       opened.direct.writes = false
       // The back end may know it from the host: no change of anybody's.
-      if (outcome >= 0 && this.#files.opened(nodeid, version, dataCount)) opened.keepCache = true
+      if (outcome >= 0) {
+        const since = this.#files.opened(nodeid, version, dataCount)
+        if (since === 'same') opened.keepCache = true
+        else if (since === 'data') opened.keepCache = false
+        if (othersChange && this.#byOthers(nodeid)) {
+          opened.keepCache = false
+          this.#files.unseen(nodeid)
+        }
+      }
       return outcome
     }
     const change = this.waits.make(true)
     this.waits.addNode(change, nodeid)
+    change.cuts(0, 0)
     if (!this.#begin(request, change)) return DEFERRED
     const outcome = this.inner.open(request, nodeid, flags, killSuid, opened)
     opened.direct.writes = false
@@ -335,7 +360,11 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     const change = this.waits.make(true)
     this.waits.addNode(change, parent)
     // Somebody else may have been first; then O_TRUNC is about what he has made.
-    if ((flags & O_TRUNC) !== 0) this.waits.addName(change, parent, name)
+    if ((flags & O_TRUNC) !== 0) {
+      const at = change.count
+      this.waits.addName(change, parent, name)
+      change.cuts(at, 0)
+    }
     if (!this.#begin(request, change)) return DEFERRED
     const looked = this.#leases.look()
     const outcome = this.inner.create(request, parent, name, flags, mode, killSuid, entry, opened)
@@ -387,6 +416,8 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     length: number,
     mode: number,
   ): Outcome {
+    // They cut files, and move data under mappings; no guest of Linux asks.
+    if ((mode & (FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE)) !== 0) return -Errno.EOPNOTSUPP
     const change = this.waits.make(true)
     this.waits.addHandle(change, fh)
     if (!this.#begin(request, change)) return DEFERRED

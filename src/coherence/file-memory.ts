@@ -21,6 +21,11 @@ class FileMemory {
   mtimeNsec = 0
 }
 
+/** What an opening shows: nothing was changed by others, what the file holds was, or it cannot be told. */
+export type Since = 'same' | 'data' | 'unknown'
+/** `dataCount` of files that others change without a word: equals no other. */
+const NO_COUNT = -1
+
 export class FileMemories {
   readonly #files = new Map<number, FileMemory>()
 
@@ -40,17 +45,31 @@ export class FileMemories {
     this.#files.delete(nodeid)
   }
 
-  /** The guest opens the file, which has (at least) `version` now: whether it may keep what it has cached. */
-  opened(nodeid: number, version: number, dataCount: number): boolean {
+  /** The guest opens the file, which has (at least) `version` now: what has become of what it has cached. */
+  opened(nodeid: number, version: number, dataCount: number): Since {
     let file = this.#files.get(nodeid)
     if (file === undefined) {
       file = new FileMemory()
       this.#files.set(nodeid, file)
     }
-    const same = version !== 0 && file.version === version
+    const known = version !== 0 && file.version !== 0
+    const since =
+      version !== 0 && file.version === version
+        ? 'same'
+        : file.dataCount === NO_COUNT || (known && file.dataCount !== dataCount)
+          ? 'data'
+          : 'unknown'
     file.version = version
     file.dataCount = dataCount
-    return same
+    return since
+  }
+
+  /** Others change what the file holds, and are not seen doing so: what the guest reads now is out of date later. */
+  unseen(nodeid: number): void {
+    const file = this.#files.get(nodeid)
+    if (file === undefined) return
+    file.version = 0
+    file.dataCount = NO_COUNT
   }
 
   /** A change of the guest's own took the file from version `from` to `to`, and was counted: its cache went along. */

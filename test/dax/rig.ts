@@ -34,7 +34,9 @@ export interface MappableFileSystem extends RigFileSystem {
   readonly mappable: MappableFiles
 }
 
-export interface DaxRigOptions extends VmmOptions, Pick<RigOptions, 'host' | 'folder'> {
+export interface DaxRigOptions
+  extends VmmOptions,
+    Pick<RigOptions, 'host' | 'folder' | 'coherence'> {
   readonly backEnd?: 'host' | 'memory'
   /** In place of these. */
   readonly makeFs?: () => MappableFileSystem
@@ -93,6 +95,8 @@ export class DaxRig extends BaseRig<MappableFileSystem> {
     )
     this.window = made.window!
     this.#watcher = made.watcher!
+    this.window.rights = this.coherence?.mappings
+    this.coherence?.mappings.attach(this.window)
     this.window.busy = nodeid => this.server.grows(nodeid)
     this.vmm = new FakeVmm(this.front, options)
     made.vmm = this.vmm
