@@ -30,7 +30,7 @@ import {
   ticksLeft,
   TICK_MS,
 } from '../../protocol/version-table/layout.js'
-import type { MappingRights } from '../vfs/dax.js'
+import type { DaxWindow, MappingRights } from '../vfs/dax.js'
 import { DEFERRED, type Outcome } from '../vfs/filesystem.js'
 import { type Identities, InodeKey, NO_INODE } from '../vfs/identities.js'
 import { Change } from './change.js'
@@ -51,14 +51,6 @@ const MOST_WAIT_MS = 10_000
 const PAGE_BYTES = 4096
 /** Pages that a wish can name; of a file that stays longer than 8 TiB more is unmapped than need be. */
 const MOST_PAGES = 2 ** 31 - 1
-
-/** The window of this daemon's guest. */
-export interface HeldWindow {
-  /** Nothing past the first `keep` bytes of the file stays in it. False: the front end has not confirmed that. */
-  revoke(nodeid: number, keep: number): boolean
-  /** What belongs to the file may be in it again. */
-  restore(nodeid: number): void
-}
 
 export interface MappingCounters {
   /** Files that got into the window, and those that had to wait or were refused. */
@@ -108,7 +100,7 @@ export class MappingLeases implements MappingRights {
     cuts: 0,
     forced: 0,
   }
-  #window: HeldWindow | undefined
+  #window: DaxWindow | undefined
   /** Hears after how many milliseconds a request that is DEFERRED wants to be handed in again. */
   onWait: (ms: number) => void = () => undefined
   readonly #table: VersionTable
@@ -139,7 +131,7 @@ export class MappingLeases implements MappingRights {
   }
 
   /** The guest has a window, until `undefined` is given. Every daemon of the table takes care of size changes then. */
-  attach(window: HeldWindow | undefined): void {
+  attach(window: DaxWindow | undefined): void {
     this.#window = window
     if (window !== undefined) this.#table.announceWindow()
   }
@@ -194,14 +186,12 @@ export class MappingLeases implements MappingRights {
     if (wait > 0) return this.later(wait)
     // A change that has no slot is not seen for as long as a mapping lasts.
     const placed = held.change.count === 0 || held.change.slots[0]! >= 0
-    const seated = placed && this.#sit(held)
-    if (seated && this.#wish(held.key, this.#now) < 0) {
+    if (placed && this.#sit(held)) {
       this.counters.taken++
       return 0
     }
-    if (seated) this.#leave(held)
     this.#leases.end(held.change)
-    if (!late && (seated || !placed)) return this.later()
+    if (!placed && !late) return this.later()
     this.#held.delete(nodeid)
     this.counters.refused++
     return -Errno.EIO

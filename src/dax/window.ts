@@ -211,7 +211,8 @@ export class Window implements DaxWindow {
     let target = end
     // Not a piece for each page that is appended: front ends have some hundred of them.
     const exact = why === 'growth' ? EXACT_PIECES : EXACT_PIECES_FOR_OTHERS
-    if (why !== 'setup' && range.pieces.length >= exact)
+    // Nor where the guest believes that there is more: it would be its VMM's end.
+    if (why !== 'setup' && range.pieces.length >= exact && range.file.told <= size)
       target = Math.min(
         range.bytes,
         limit - range.fileOffset,
@@ -363,6 +364,7 @@ export class Window implements DaxWindow {
     if (cut) this.counters.shrunk++
     file.size = bytes
     file.reach = bytes
+    file.told = bytes
     return this.beforeGrowth(nodeid, bytes)
   }
 
@@ -399,16 +401,13 @@ export class Window implements DaxWindow {
   /** The file has `size` bytes: unmaps what it has lost. What is mapped for the guest's own growth, which may be under way, stays. */
   #observe(file: MappedFile, size: number): void {
     const shorter = size < file.size
-    // With rights, guests of other daemons may do so.
-    if (
-      this.rights === undefined &&
-      size > Math.max(file.size, file.reach) &&
-      !this.busy(file.nodeid)
-    )
+    // Other guests may do so where they say so.
+    const ordered = this.rights !== undefined || this.#files.owned
+    if (!ordered && size > Math.max(file.size, file.reach) && !this.busy(file.nodeid))
       this.#distrust(`a mapped file was made longer, to ${size} bytes, by somebody else`)
     file.size = size
     if (!shorter) return
-    if (this.rights !== undefined) {
+    if (ordered) {
       file.reach = Math.min(file.reach, size)
       // Unmapped before, as it must be.
       if (!this.#exceeds(file, size)) return

@@ -53,6 +53,13 @@ export interface DaxWindow {
   /** Before the file gets `bytes` bytes, and after that (or after it failed). */
   beforeResize(nodeid: number, bytes: number): Outcome
   afterResize(nodeid: number): Outcome
+  /**
+   * Another guest is about to cut the file: nothing past the first `keep` bytes, whole pages, stays in the window. False: the
+   * front end has not confirmed that.
+   */
+  revoke(nodeid: number, keep: number): boolean
+  /** It has, or will not, or made the file longer: what is there of what the guest believes to be there is in the window. */
+  restore(nodeid: number): void
   /** Before the guest hears of the file's attributes: sets `attr.dax`, and has in the window what `attr.sizeBytes` says. */
   describe(nodeid: number, attr: Attributes): void
   /** The guest gave lookups of the node back. */

@@ -7,6 +7,7 @@ import { Token } from '../../src/device/device.js'
 import { MemoryFileSystem } from '../../src/filesystems/memory/memory-filesystem.js'
 import { CHANNEL_AT, DAX_AT } from '../../src/fuse/layout.js'
 import type { MappableFiles } from '../../src/vfs/dax.js'
+import type { Context } from '../../src/native/context.js'
 import { FakeVmm, type VmmOptions } from '../helpers/fake-vmm.js'
 import { concat, u32s, u64 } from '../helpers/front-end.js'
 import { FuseClient, type FuseReply } from '../helpers/fuse-client.js'
@@ -39,7 +40,7 @@ export interface DaxRigOptions
     Pick<RigOptions, 'host' | 'folder' | 'coherence'> {
   readonly backEnd?: 'host' | 'memory'
   /** In place of these. */
-  readonly makeFs?: () => MappableFileSystem
+  readonly makeFs?: (context: Context) => MappableFileSystem
   readonly dax?: Partial<DaxOptions>
   /** Longest wait for an answer of the VMM. */
   readonly limitMs?: number
@@ -67,7 +68,7 @@ export class DaxRig extends BaseRig<MappableFileSystem> {
       { ...options, tag: 'dax', start: false },
       {
         makeFs: (context, folder) => {
-          if (options.makeFs !== undefined) return options.makeFs()
+          if (options.makeFs !== undefined) return options.makeFs(context)
           return options.backEnd === 'memory'
             ? new MemoryFileSystem(context)
             : hostFs(context, folder, options.host)
