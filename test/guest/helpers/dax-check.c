@@ -2,12 +2,14 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -353,6 +355,64 @@ static int duet(const char *name, unsigned parity, unsigned rounds) {
   return 0;
 }
 
+static void pass(volatile uint32_t *turn, uint32_t to) { __atomic_store_n(turn, to, __ATOMIC_SEQ_CST); }
+static void await(volatile uint32_t *turn, uint32_t to) {
+  double limit = now() + 200;
+  while (__atomic_load_n(turn, __ATOMIC_SEQ_CST) != to)
+    if (now() > limit) FAIL("turn %u does not come", to); else usleep(200);
+}
+static sigjmp_buf back;
+static void jump(int s) { (void)s; siglongjmp(back, 1); }
+/* Reads all over the mapping for as long as its parent lives. */
+static void touch_on(volatile unsigned char *m, size_t n) {
+  struct sigaction action = {.sa_handler = jump};
+  sigaction(SIGBUS, &action, 0);
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  for (;;) if (sigsetjmp(back, 1) == 0) (void)m[rnd() % n];
+}
+enum { CUT_PAGES = 1024 };
+/*
+ * One guest cuts the file again and again and fills it anew; the other touches all of it all the time, and has what the first
+ * has left at the moment it is told.
+ */
+static int cuts(const char *name, int cutter, unsigned rounds) {
+  static unsigned char value[CUT_PAGES], fill[64 * PAGE];
+  int fd, turns;
+  volatile uint32_t *turn = (uint32_t *)map_whole("turns", &turns);
+  unsigned char *m = map_whole(name, &fd);
+  CHECK(size_of(fd) == CUT_PAGES * PAGE);
+  memset(value, 1, sizeof value);
+  pid_t child = cutter ? 0 : fork();
+  if (!cutter && child == 0) touch_on(m, CUT_PAGES * PAGE);
+  for (unsigned r = 1; r <= rounds; r++) {
+    off_t left = rnd() % CUT_PAGES;
+    if (cutter) {
+      CHECK(ftruncate(fd, left * PAGE) == 0);
+      pass(turn, 4 * r - 3), await(turn, 4 * r - 2);
+      memset(fill, 2 + r % 250, sizeof fill);
+      for (off_t at = left; at < CUT_PAGES; ) {
+        off_t count = CUT_PAGES - at < 64 ? CUT_PAGES - at : 64;
+        CHECK(pwrite(fd, fill, count * PAGE, at * PAGE) == count * PAGE);
+        at += count;
+      }
+      pass(turn, 4 * r - 1), await(turn, 4 * r);
+      continue;
+    }
+    await(turn, 4 * r - 3);
+    if (size_of(fd) != left * PAGE) FAIL("round %u: size %lld", r, (long long)size_of(fd));
+    for (off_t i = 0; i < left; i++) all(m + i * PAGE, 0, PAGE, value[i]);
+    CHECK(bus(m + left * PAGE) == 77);
+    pass(turn, 4 * r - 2), await(turn, 4 * r - 1);
+    memset(value + left, 2 + r % 250, CUT_PAGES - left);
+    if (size_of(fd) != CUT_PAGES * PAGE) FAIL("round %u: filled, size %lld", r, (long long)size_of(fd));
+    for (off_t i = 0; i < CUT_PAGES; i++) all(m + i * PAGE, 0, PAGE, value[i]);
+    pass(turn, 4 * r);
+  }
+  if (!cutter) kill(child, SIGKILL);
+  printf("cuts ok %u\n", rounds);
+  return 0;
+}
+
 /* Holds a mapping while somebody else cuts the file to `left` bytes, then sees what is left of it. */
 static int hold(const char *name, off_t left) {
   int fd;
@@ -502,6 +562,7 @@ int main(int argc, char **argv) {
   if (!strcmp(what, "dirty")) return dirty(argv[2]);
   if (!strcmp(what, "dirty-probe")) return dirty_probe(argv[2]);
   if (!strcmp(what, "duet")) return duet(argv[2], atoi(argv[3]), atoi(argv[4]));
+  if (!strcmp(what, "cuts")) return cuts(argv[2], atoi(argv[3]), atoi(argv[4]));
   if (!strcmp(what, "hold")) return hold(argv[2], atoll(argv[3]));
   if (!strcmp(what, "follow")) return follow(argv[2], atoll(argv[3]));
   if (!strcmp(what, "append")) return append(argv[2], atoi(argv[3]));
