@@ -11,6 +11,7 @@ import { DEFAULT_MIN_FILE_BYTES } from '../../src/dax/options.js'
 import { Window } from '../../src/dax/window.js'
 import { Token } from '../../src/device/device.js'
 import { makeDevice } from '../../src/device/make-device.js'
+import { LINGER_MS } from '../../src/device/patience.js'
 import { MemoryFileSystem } from '../../src/filesystems/memory/memory-filesystem.js'
 import { MemoryStore } from '../../src/filesystems/memory/store.js'
 import { ARENA_BYTES, CHANNEL_AT, DAX_AT, MESSAGE_AT } from '../../src/fuse/layout.js'
@@ -21,8 +22,8 @@ import type { Log } from '../../src/vhost/log.js'
 import { VhostUserSession } from '../../src/vhost/session.js'
 import { TAG } from './uml.js'
 
-/** How often rings are looked at while no guest asks anything: their kicks wake one context, not all. */
-const IDLE_MS = 1
+/** So long each sleeps while no guest asks anything: kicks wake one context, not all. */
+const IDLE_MS = LINGER_MS
 
 /** One guest, from when it connects until it goes. */
 class Guest {
@@ -65,10 +66,10 @@ class Guest {
   }
 
   /** Does what there is to do. 'worked', 'idle', or 'gone'. */
-  turn(): 'worked' | 'idle' | 'gone' {
+  turn(mayWait: boolean): 'worked' | 'idle' | 'gone' {
     const { device } = this.#made
     const { requests } = device.counters
-    const ready = device.turn(false)
+    const ready = device.turn(mayWait, IDLE_MS)
     if (this.#session.deferred && this.#session.readable() === 'closed') return 'gone'
     for (let i = 0; i < ready; i++)
       if (this.context.ready[i] === Token.socket && this.#session.readable() === 'closed')
@@ -103,6 +104,7 @@ function main([windowBytes, ...paths]: readonly string[]): void {
   console.log('listening')
   const guests = new Map<number, Guest>()
   const waiting = new Set(listeners.keys())
+  let idles = false
   while (waiting.size + guests.size > 0) {
     let worked = false
     for (const index of waiting) {
@@ -112,13 +114,15 @@ function main([windowBytes, ...paths]: readonly string[]): void {
       guests.set(index, new Guest(store, Number(windowBytes), socket, log))
     }
     for (const [index, guest] of guests) {
-      const did = guest.turn()
+      const did = guest.turn(idles)
       if (did !== 'idle') worked = true
       if (did !== 'gone') continue
       guests.delete(index)
       console.log(`guest ${index}: ${guest.end()}`)
     }
-    if (!worked) idle.wait(IDLE_MS, 0)
+    // Each looks at its rings once more before all sleep in turn.
+    idles = !worked
+    if (idles && guests.size === 0) idle.wait(IDLE_MS, 0)
   }
   keeper.dispose()
   idle.dispose()
