@@ -11,8 +11,8 @@
  *              word 1  layout         word 1 + 5 x slot + 0  tag      (three slots)
  *              word 2  bucketBits                       + 1  version
  *              word 3  clock                            + 2  lease
- *              rest    0                                + 3  change
- *                                                       + 4  conflict
+ *              word 4  windows                          + 3  change
+ *              rest    0                                + 4  conflict
  *
  * `clock` counts changes, from 1 on. An inode's `version` is what the clock was at its last change.
  *
@@ -29,8 +29,11 @@
  * A slot belongs to an inode by its `tag`, a hash of what tells the inode from every other; the bucket is
  * another hash of that. Two inodes that share both share their leases: a change waits without need.
  *
+ * What is in the DAX windows of guests is told by slots of their own, in which some words mean something else
+ * (src/coherence/mapping-leases.ts); `windows` is not 0 once one of the guests has a window.
+ *
  * Byte i of the file, 1 to MOST_GUESTS, is locked (F_OFD_SETLK) by the daemon whose guest has number i;
- * byte 0 while the header is written. The kernel drops the locks of a daemon that dies. Nothing else has to be
+ * byte 0 while the header is written, later ones for a moment (src/coherence/size-locks.ts). The kernel drops the locks of a daemon that dies. Nothing else has to be
  * cleaned up after one: leases and changes end by time.
  */
 
@@ -40,7 +43,7 @@ export const CONDEMNED = -1
 export const LAYOUT = 1
 
 /** Words of the header. */
-export const Header = { magic: 0, layout: 1, bucketBits: 2, clock: 3 } as const
+export const Header = { magic: 0, layout: 1, bucketBits: 2, clock: 3, windows: 4 } as const
 export const HEADER_WORDS = 1024
 export const BUCKET_WORDS = 16
 export const BUCKET_SLOTS = 3

@@ -36,7 +36,7 @@ export interface QemuOptions {
   readonly command: string
   readonly mountOptions?: string
   /** Text files the command finds as /lab/NAME, executable. */
-  readonly files?: Readonly<Record<string, string>>
+  readonly files?: Readonly<Record<string, string | Uint8Array>>
   /** Request queues of the device; default 1. */
   readonly queues?: number
   /** CPUs of the guest; default 1. */

@@ -20,6 +20,20 @@ export class Change {
   count = 0
   /** What files hold changes, or may. */
   data = false
+  /** Index of the inode that may be cut to `keep` bytes; -1: none may. */
+  cut = -1
+  keep = 0
+  /** Number of the wish to do so; 0: none. See MappingLeases. */
+  wish = 0
+  /** Inodes, the first ones, that SizeLocks has locked for it. */
+  locked = 0
+
+  /** The inode at `index`, if there is one, may be cut to `keep` bytes. */
+  cuts(index: number, keep: number): void {
+    if (index >= this.count) return
+    this.cut = index
+    this.keep = keep
+  }
 
   /** The next key, to be filled; `took` follows. */
   next(): InodeKey {

@@ -6,7 +6,12 @@
  * before anything is done: it comes again, from the start, when it is due.
  */
 import { Errno } from '../../protocol/errno.js'
-import { ioctlChanges, O_TRUNC } from '../../protocol/linux/constants.js'
+import {
+  FALLOC_FL_COLLAPSE_RANGE,
+  FALLOC_FL_INSERT_RANGE,
+  ioctlChanges,
+  O_TRUNC,
+} from '../../protocol/linux/constants.js'
 import { DEFERRED, type FileSystem, type Negotiated, type Outcome } from '../vfs/filesystem.js'
 import { ForwardingFileSystem } from '../vfs/forwarding.js'
 import { type Identities, InodeKey, NO_INODE } from '../vfs/identities.js'
@@ -15,8 +20,10 @@ import type { DirectorySink, Name, Payload, Request, Span } from '../vfs/request
 import type { Change } from './change.js'
 import { LeasedReplies } from './leased-replies.js'
 import type { Leases } from './leases.js'
+import type { MappingLeases } from './mapping-leases.js'
 import { LeasingSink } from './leasing-sink.js'
 import { OngoingChanges } from './ongoing-changes.js'
+import type { SizeLocks } from './size-locks.js'
 
 export class CoherentFileSystem extends ForwardingFileSystem {
   override readonly waits: OngoingChanges
@@ -27,12 +34,12 @@ export class CoherentFileSystem extends ForwardingFileSystem {
   readonly #key = new InodeKey()
 
   /** `inner` has `identities`. */
-  constructor(inner: FileSystem, leases: Leases) {
+  constructor(inner: FileSystem, leases: Leases, mappings: MappingLeases, sizes: SizeLocks) {
     super(inner)
     this.#leases = leases
     this.#identities = inner.identities!
-    this.#replies = new LeasedReplies(leases, this.#identities)
-    this.waits = new OngoingChanges(leases, this.#identities, this.#replies.files)
+    this.#replies = new LeasedReplies(leases, this.#identities, mappings)
+    this.waits = new OngoingChanges(leases, this.#identities, this.#replies.files, mappings, sizes)
     this.#sink = new LeasingSink((entry, dirMs, looked) =>
       this.#replies.entry(entry, dirMs, looked),
     )
@@ -119,6 +126,7 @@ export class CoherentFileSystem extends ForwardingFileSystem {
   ): Outcome {
     const change = this.waits.make(set.setSize)
     this.waits.addNode(change, nodeid)
+    if (set.setSize) change.cuts(0, set.sizeBytes)
     if (!this.#begin(request, change)) return DEFERRED
     const looked = this.#leases.look()
     const outcome = this.inner.setattr(request, nodeid, fh, set, attr)
@@ -251,18 +259,25 @@ export class CoherentFileSystem extends ForwardingFileSystem {
   ): Outcome {
     if ((flags & O_TRUNC) === 0) {
       const version = this.#replies.track(nodeid)
-      const { dataCount } = this.#leases
+      const { dataCount, othersChange } = this.#leases
       const outcome = this.inner.open(request, nodeid, flags, killSuid, opened)
       // Nobody may write past this.
       opened.direct.writes = false
       if (outcome < 0) return outcome
       // The back end may know it from the host: no change of anybody's.
       const time = opened.keepCache ? undefined : this.#replies.settledTime(nodeid)
-      if (this.#replies.files.opened(nodeid, version, dataCount, time)) opened.keepCache = true
+      const since = this.#replies.files.opened(nodeid, version, dataCount, time)
+      if (since === 'same') opened.keepCache = true
+      else if (since === 'data') opened.keepCache = false
+      if (othersChange && this.#replies.byOthers(nodeid)) {
+        opened.keepCache = false
+        this.#replies.files.unseen(nodeid)
+      }
       return outcome
     }
     const change = this.waits.make(true)
     this.waits.addNode(change, nodeid)
+    change.cuts(0, 0)
     if (!this.#begin(request, change)) return DEFERRED
     const outcome = this.inner.open(request, nodeid, flags, killSuid, opened)
     opened.direct.writes = false
@@ -288,7 +303,11 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     const change = this.waits.make(true)
     this.waits.addNode(change, parent)
     // Somebody else may have been first; then O_TRUNC is about what he has made.
-    if ((flags & O_TRUNC) !== 0) this.waits.addName(change, parent, name)
+    if ((flags & O_TRUNC) !== 0) {
+      const at = change.count
+      this.waits.addName(change, parent, name)
+      change.cuts(at, 0)
+    }
     if (!this.#begin(request, change)) return DEFERRED
     const looked = this.#leases.look()
     const outcome = this.inner.create(request, parent, name, flags, mode, killSuid, entry, opened)
@@ -343,6 +362,8 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     length: number,
     mode: number,
   ): Outcome {
+    // They cut files, and move data under mappings; no guest of Linux asks.
+    if ((mode & (FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE)) !== 0) return -Errno.EOPNOTSUPP
     const change = this.waits.make(true)
     this.waits.addHandle(change, fh)
     if (!this.#begin(request, change)) return DEFERRED

@@ -26,6 +26,11 @@ class FileMemory {
   mtimeNsec = 0
 }
 
+/** What an opening shows: nothing was changed by others, what the file holds was, or it cannot be told. */
+export type Since = 'same' | 'data' | 'unknown'
+/** `dataCount` of files that others change without a word: equals no other. */
+const NO_COUNT = -1
+
 export class FileMemories {
   readonly #files = new Map<number, FileMemory>()
 
@@ -46,15 +51,10 @@ export class FileMemories {
   }
 
   /**
-   * The guest opens the file, which has (at least) `version` now, and had changed last at `time`, or that is
-   * not known well enough: whether it may keep what it has cached.
+   * The guest opens the file, which has (at least) `version` now, and had changed last at `time`, or that is not
+   * known well enough: what has become of what it has cached.
    */
-  opened(
-    nodeid: number,
-    version: number,
-    dataCount: number,
-    time: ChangeTime | undefined,
-  ): boolean {
+  opened(nodeid: number, version: number, dataCount: number, time: ChangeTime | undefined): Since {
     let file = this.#files.get(nodeid)
     if (file === undefined) {
       file = new FileMemory()
@@ -66,11 +66,21 @@ export class FileMemories {
       time !== undefined &&
       file.ctimeNsec === time.nsec &&
       file.ctimeSec === time.sec
+    const known = version !== 0 && file.version !== 0
+    const changed = file.dataCount === NO_COUNT || (known && file.dataCount !== dataCount)
     file.ctimeSec = time?.sec ?? 0
     file.ctimeNsec = time?.nsec ?? -1
     file.version = version
     file.dataCount = dataCount
-    return same
+    return same ? 'same' : changed ? 'data' : 'unknown'
+  }
+
+  /** Others change what the file holds, and are not seen doing so: what the guest reads now is out of date later. */
+  unseen(nodeid: number): void {
+    const file = this.#files.get(nodeid)
+    if (file === undefined) return
+    file.version = 0
+    file.dataCount = NO_COUNT
   }
 
   /** A change of the guest's own took the file from version `from` to `to`, and was counted: its cache went along. */

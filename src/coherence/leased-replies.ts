@@ -4,6 +4,7 @@ import type { Attributes, EntryReply } from '../vfs/replies.js'
 import type { Change } from './change.js'
 import { FileMemories } from './file-memory.js'
 import type { Leases } from './leases.js'
+import type { MappingLeases } from './mapping-leases.js'
 
 /** Change times of Linux before 6.13 go in steps of a timer tick, 10 ms at most. */
 const CLOCK_STEP_MS = 20
@@ -12,12 +13,14 @@ export class LeasedReplies {
   readonly files = new FileMemories()
   readonly #leases: Leases
   readonly #identities: Identities
+  readonly #mappings: MappingLeases
   readonly #key = new InodeKey()
   readonly #time = new ChangeTime()
 
-  constructor(leases: Leases, identities: Identities) {
+  constructor(leases: Leases, identities: Identities, mappings: MappingLeases) {
     this.#leases = leases
     this.#identities = identities
+    this.#mappings = mappings
   }
 
   /** Time limits for attributes of `nodeid`, seen after `looked`; `own`: as the answer to that change. */
@@ -37,7 +40,9 @@ export class LeasedReplies {
     const version = own !== undefined ? own.before[0]! : ((now - looked) | 0) <= 0 ? now : 0
     // Its own change is counted already.
     const dataCount = (this.#leases.dataCount - (own?.data === true ? 1 : 0)) & 511
-    return !files.reported(nodeid, version, dataCount, attr)
+    const hidden = files.reported(nodeid, version, dataCount, attr)
+    if (this.#leases.othersChange && this.#mappings.byOthers(key)) files.unseen(nodeid)
+    return !hidden
   }
 
   #ageMs(sec: number, nsec: number): number {
@@ -86,6 +91,12 @@ export class LeasedReplies {
     const time = this.#time
     const told = this.#identities.lastChange(nodeid, time)
     return told ? this.#ageMs(time.sec, time.nsec) : Number.NaN
+  }
+
+  /** Other guests have the file in their DAX windows, and may write there. */
+  byOthers(nodeid: number): boolean {
+    const known = this.#identities.ofNode(nodeid, this.#key) !== NO_INODE
+    return known && this.#mappings.byOthers(this.#key)
   }
 
   /** The version of a file about to be opened; 0: it cannot be told later whether it has changed. */

@@ -225,6 +225,8 @@ export class Leases {
 
   /** After `versionOf` or `track`: of that inode, a number that changes with its data, 0 to 511. */
   dataCount = 0
+  /** After the same: somebody else is changing that inode. */
+  othersChange = false
 
   /** The version of `key`; 0 when it is not known. */
   versionOf(key: InodeKey): number {
@@ -242,7 +244,10 @@ export class Leases {
   }
 
   #versionAt(slot: number): number {
+    this.othersChange = false
     if (slot < 0) return 0
+    const change = this.#table.word(slot, Slot.change)
+    this.othersChange = ticksLeft(change, this.#now) > 0 && ownerOf(change) !== this.#guest
     // A change makes a new version first, then counts: read in this order the count is never newer than that.
     this.dataCount = dataCountOf(this.#table.word(slot, Slot.conflict))
     return this.#table.word(slot, Slot.version)

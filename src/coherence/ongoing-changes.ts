@@ -5,9 +5,13 @@ import type { Name, Request } from '../vfs/request.js'
 import { Change } from './change.js'
 import type { FileMemories } from './file-memory.js'
 import type { Leases } from './leases.js'
+import type { MappingLeases } from './mapping-leases.js'
+import type { SizeLocks } from './size-locks.js'
 
 /** A change that has waited so long goes ahead: no honest lease lasts longer. */
 const MOST_WAIT_MS = 10_000
+/** How soon to ask again when a file is lengthened at this moment, to be mapped. */
+const LENGTHENED_MS = 2
 
 export class OngoingChanges implements Waits {
   /** Milliseconds after which a DEFERRED request wants to be handed in again. */
@@ -15,16 +19,29 @@ export class OngoingChanges implements Waits {
   readonly #leases: Leases
   readonly #identities: Identities
   readonly #files: FileMemories
+  readonly #mappings: MappingLeases
+  readonly #sizes: SizeLocks
   /** The change of the request in hand; it stays there when the back end throws. */
   #change: Change | undefined
   readonly #spare: Change[] = []
   /** Changes of suspended requests, by token. */
   readonly #suspended = new Map<number, Change>()
 
-  constructor(leases: Leases, identities: Identities, files: FileMemories) {
+  constructor(
+    leases: Leases,
+    identities: Identities,
+    files: FileMemories,
+    mappings: MappingLeases,
+    sizes: SizeLocks,
+  ) {
     this.#leases = leases
     this.#identities = identities
     this.#files = files
+    this.#mappings = mappings
+    this.#sizes = sizes
+    mappings.onWait = ms => {
+      this.againMs = ms
+    }
   }
 
   /** A new change, to which inodes are added. `data`: what files hold may change. */
@@ -34,6 +51,8 @@ export class OngoingChanges implements Waits {
     const change = this.#spare.pop() ?? new Change()
     change.count = 0
     change.data = data
+    change.cut = -1
+    change.wish = 0
     this.#change = change
     return change
   }
@@ -53,14 +72,24 @@ export class OngoingChanges implements Waits {
   /** True when the change may be made now; `done` follows. Else the request is DEFERRED. */
   begin(request: Request, change: Change): boolean {
     const { waitedMs } = request
-    const wait = this.#leases.begin(change, waitedMs > 0, waitedMs > MOST_WAIT_MS)
-    if (wait === 0) return true
-    this.againMs = wait
+    const force = waitedMs > MOST_WAIT_MS
+    const wait = this.#leases.begin(change, waitedMs > 0, force)
+    this.againMs = wait > 0 ? wait : this.#others(change, force)
+    if (this.againMs === 0) return true
+    if (wait === 0) this.#leases.end(change)
     this.#change = undefined
     // Only announced; but that has made new versions.
     this.#follow(change, false)
     this.#spare.push(change)
     return false
+  }
+
+  /** Leases have ended: what else others have to do with the files. Milliseconds to wait. */
+  #others(change: Change, force: boolean): number {
+    if (!this.#sizes.share(change) && !force) return LENGTHENED_MS
+    const wait = this.#mappings.begin(change, force)
+    if (wait > 0) this.#sizes.unshare(change)
+    return wait
   }
 
   /** After the back end has answered; returns the outcome. */
@@ -83,6 +112,8 @@ export class OngoingChanges implements Waits {
   #end(change: Change): void {
     if (change === this.#change) this.#change = undefined
     this.#leases.end(change)
+    this.#sizes.unshare(change)
+    this.#mappings.done(change)
     this.#follow(change, true)
     this.#spare.push(change)
   }
@@ -96,10 +127,13 @@ export class OngoingChanges implements Waits {
   }
 
   get upkeepMs(): number {
-    return this.#leases.busy ? this.#leases.renewMs : -1
+    const renewMs = this.#leases.busy ? this.#leases.renewMs : -1
+    const { dueMs } = this.#mappings
+    return renewMs < 0 || dueMs < 0 ? Math.max(renewMs, dueMs) : Math.min(renewMs, dueMs)
   }
 
   upkeep(): void {
     this.#leases.renew()
+    this.#mappings.look()
   }
 }

@@ -67,6 +67,15 @@ export class VersionTable {
     return Atomics.load(this.#words, Header.magic) === MAGIC
   }
 
+  /** A guest of some daemon has, or had, a DAX window. */
+  get windows(): boolean {
+    return Atomics.load(this.#words, Header.windows) !== 0
+  }
+  /** This daemon's guest will have one; said before anything is mapped. */
+  announceWindow(): void {
+    Atomics.store(this.#words, Header.windows, 1)
+  }
+
   /** The number of changes so far, modulo 2^32. */
   get clock(): number {
     return Atomics.load(this.#words, Header.clock)

@@ -239,10 +239,6 @@ function coherenceOptions(given: GivenOptions) {
       throw new UsageError(
         '--coherence=strict and --writeback exclude each other: a guest that keeps dirty pages keeps its own sizes and times',
       )
-    if (given.value('dax-window') !== undefined)
-      throw new UsageError(
-        '--coherence=strict and --dax-window exclude each other: stores into the window are seen by no daemon',
-      )
   }
   return {
     coherence,

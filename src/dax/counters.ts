@@ -20,6 +20,8 @@ export interface DaxCounters {
   /** Mappings cut as the file was made shorter: by the guest, by others. */
   shrunk: number
   shrunkByOthers: number
+  /** Files of which something was unmapped because a guest of another daemon wanted to cut them. */
+  revoked: number
   /** SETUPMAPPING refused, by reason. */
   readonly refused: Record<Refusal, number>
 }
@@ -31,6 +33,7 @@ export type Refusal =
   | 'open'
   | 'busy'
   | 'full'
+  | 'others'
   | 'front-end'
 
 export function newCounters(): DaxCounters {
@@ -48,6 +51,7 @@ export function newCounters(): DaxCounters {
     grown: 0,
     shrunk: 0,
     shrunkByOthers: 0,
+    revoked: 0,
     refused: {
       hostile: 0,
       stale: 0,
@@ -56,6 +60,7 @@ export function newCounters(): DaxCounters {
       open: 0,
       busy: 0,
       full: 0,
+      others: 0,
       'front-end': 0,
     },
   }

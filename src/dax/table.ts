@@ -16,6 +16,8 @@ export class MappedFile {
   size = 0
   /** Its end as far as the guest may have made it: what is there beyond is by others. */
   reach = 0
+  /** What the guest was told last, or has made it: it looks at no byte beyond. */
+  told = 0
   /** Of the watcher; -1: none. */
   watch = -1
 

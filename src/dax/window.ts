@@ -15,8 +15,8 @@ import { S_IFMT, S_IFREG } from '../../protocol/linux/constants.js'
 import { STATX_MTIME, STATX_SIZE, statx } from '../../protocol/linux/statx.js'
 import { VIRTIO_FS_SHMCAP_ID_CACHE } from '../../protocol/virtio/fs.js'
 import { type Context, EMPTY_PATH, UTIME_OMIT } from '../native/context.js'
-import type { DaxWindow, MappableFiles } from '../vfs/dax.js'
-import type { Outcome } from '../vfs/filesystem.js'
+import type { DaxWindow, MappableFiles, MappingRights } from '../vfs/dax.js'
+import { DEFERRED, type Outcome } from '../vfs/filesystem.js'
 import type { Attributes } from '../vfs/replies.js'
 import { newCounters, type Refusal } from './counters.js'
 import type { DaxOptions } from './options.js'
@@ -61,6 +61,8 @@ export class Window implements DaxWindow {
   /** Set and taken away by the session. */
   mapper: Mapper | undefined
   watcher: Watcher | undefined
+  /** undefined: guests of other daemons are trusted not to change the sizes of mapped files. */
+  rights: MappingRights | undefined
   /** A request that may change the size of the node is under way in the pool. */
   busy: (nodeid: number) => boolean = () => false
   readonly #context: Context
@@ -131,6 +133,7 @@ export class Window implements DaxWindow {
       this.counters.hits++
       const size = this.#sizeOf(known.file)
       this.#observe(known.file, size)
+      if (this.#limit(nodeid) < size) return this.rights!.later()
       if (size <= foffset) return this.#refuse('size', -Errno.EIO)
       return this.#cover(known, size, 'setup')
     }
@@ -138,14 +141,24 @@ export class Window implements DaxWindow {
       this.counters.replaced++
       this.#unmap(other)
     }
+    const right = this.table.files.has(nodeid) ? 0 : (this.rights?.take(nodeid) ?? 0)
+    if (right === DEFERRED) return right
+    if (right < 0) return this.#refuse(right === -Errno.ESTALE ? 'stale' : 'others', right)
     const file = this.#fileOf(nodeid)
-    if (typeof file === 'number') return file
+    if (typeof file === 'number') {
+      this.rights?.giveBack(nodeid)
+      return file
+    }
     const range = new Range(file, moffset, foffset, bytes)
     this.table.add(range)
     const size = this.#sizeOf(file)
     this.#observe(file, size)
     const outcome =
-      size > foffset ? this.#cover(range, size, 'setup') : this.#refuse('size', -Errno.EIO)
+      this.#limit(nodeid) < size
+        ? this.rights!.later()
+        : size > foffset
+          ? this.#cover(range, size, 'setup')
+          : this.#refuse('size', -Errno.EIO)
     if (outcome < 0) this.#unmap(range)
     return outcome
   }
@@ -170,6 +183,7 @@ export class Window implements DaxWindow {
     const file = new MappedFile(nodeid, fd)
     file.size = this.#sizeOf(file)
     file.reach = file.size
+    file.told = file.size
     this.table.files.set(nodeid, file)
     file.watch = this.watcher?.add(fd) ?? -1
     if (file.watch >= 0) this.#watched.set(file.watch, file)
@@ -181,29 +195,45 @@ export class Window implements DaxWindow {
     return Math.max(0, this.#context.lseek(file.fd, 0, SEEK_END))
   }
 
+  /** Bytes of the file that may be mapped now. */
+  #limit(nodeid: number): number {
+    return this.rights?.limit(nodeid) ?? Number.POSITIVE_INFINITY
+  }
+
   // --- mapping and unmapping ------------------------------------------------------------------------
 
   /** Has everything of `range` in the window that a file of `size` bytes has. */
   #cover(range: Range, size: number, why: Reason): Outcome {
-    const end = Math.min(range.bytes, pageUp(size - range.fileOffset))
+    const { nodeid } = range.file
+    const limit = this.#limit(nodeid)
+    const end = Math.min(range.bytes, pageUp(Math.min(size, limit) - range.fileOffset))
     if (end <= range.covered) return 0
     let target = end
     // Not a piece for each page that is appended: front ends have some hundred of them.
     const exact = why === 'growth' ? EXACT_PIECES : EXACT_PIECES_FOR_OTHERS
-    if (why !== 'setup' && range.pieces.length >= exact)
-      target = Math.min(range.bytes, Math.max(end, range.covered + AHEAD_BYTES, range.covered * 2))
+    // Nor where the guest believes that there is more: it would be its VMM's end.
+    if (why !== 'setup' && range.pieces.length >= exact && range.file.told <= size)
+      target = Math.min(
+        range.bytes,
+        limit - range.fileOffset,
+        Math.max(end, range.covered + AHEAD_BYTES, range.covered * 2),
+      )
     const actual = why === 'setup' ? size : this.#sizeOf(range.file)
     const needs = range.fileOffset + target
     const pads = needs > actual
     // A file that was said to be DAX is so until the guest forgets it, even with an odd end that it got since.
-    const { nodeid } = range.file
     const mayPad = this.#padsAll || why !== 'setup' || this.#openable.get(nodeid) === true
     if (pads && !mayPad) return this.#refuse('size', -Errno.EIO)
     // What another thread of ours is adding would be cut.
     if (pads && this.busy(nodeid)) return this.#refuse('busy', -Errno.EIO)
+    if (pads && this.rights?.lengthen(nodeid) === false) {
+      this.#refuse('busy', 0)
+      return this.rights.later()
+    }
     const outcome = pads
-      ? this.#padded(range.file, actual, needs, why, () => this.#map(range, target))
+      ? this.#padded(range.file, needs, why, () => this.#map(range, target))
       : this.#map(range, target)
+    if (pads) this.rights?.lengthened(nodeid)
     if (outcome >= 0 && why !== 'setup') this.counters.grown++
     return outcome
   }
@@ -237,14 +267,10 @@ export class Window implements DaxWindow {
   }
 
   /** Makes the file longer while `action` runs. */
-  #padded(
-    file: MappedFile,
-    size: number,
-    needs: number,
-    why: Reason,
-    action: () => Outcome,
-  ): Outcome {
+  #padded(file: MappedFile, needs: number, why: Reason, action: () => Outcome): Outcome {
     const context = this.#context
+    const size = this.#sizeOf(file)
+    if (size >= needs) return action()
     this.counters.padded++
     // Who only reads leaves no trace but the time of change.
     const keeps =
@@ -268,8 +294,12 @@ export class Window implements DaxWindow {
     return outcome
   }
 
-  /** Takes away what of `range` is past its first `keep` bytes; of the piece in which that is, all. */
-  #cut(range: Range, keep: number): void {
+  /**
+   * Takes away what of `range` is past its first `keep` bytes; of the piece in which that is, all. False: the front end
+   * has not confirmed that.
+   */
+  #cut(range: Range, keep: number): boolean {
+    let confirmed = true
     while (range.covered > keep) {
       const piece = range.pieces.pop()!
       this.#pieces--
@@ -280,12 +310,15 @@ export class Window implements DaxWindow {
       if (outcome >= 0) {
         this.counters.unmaps++
         this.counters.unmapUs += Math.round((performance.now() - start) * 1000)
-      } else
+      } else {
+        confirmed = false
         this.#log(
           'debug',
           `the front end does not unmap ${piece.bytes} bytes at ${piece.offset} (${outcome})`,
         )
+      }
     }
+    return confirmed
   }
 
   #unmap(range: Range): void {
@@ -301,6 +334,7 @@ export class Window implements DaxWindow {
       this.watcher?.remove(file.watch)
     }
     this.#context.close(file.fd)
+    this.rights?.giveBack(file.nodeid)
   }
 
   // --- sizes ----------------------------------------------------------------------------------------
@@ -313,6 +347,7 @@ export class Window implements DaxWindow {
       if (outcome < 0) return outcome
     }
     file.reach = Math.max(file.reach, end)
+    file.told = Math.max(file.told, end)
     return 0
   }
 
@@ -329,6 +364,7 @@ export class Window implements DaxWindow {
     if (cut) this.counters.shrunk++
     file.size = bytes
     file.reach = bytes
+    file.told = bytes
     return this.beforeGrowth(nodeid, bytes)
   }
 
@@ -351,27 +387,71 @@ export class Window implements DaxWindow {
   /** Somebody else may have changed the size: the window follows before the guest hears of it. */
   #follow(file: MappedFile, attr: Attributes): void {
     this.#observe(file, attr.sizeBytes)
+    // It is about to be cut by a guest of another daemon.
+    attr.sizeBytes = Math.min(attr.sizeBytes, this.#limit(file.nodeid))
     const why = attr.sizeBytes > file.reach ? 'others' : 'growth'
     for (const range of file.ranges) {
       if (this.#cover(range, attr.sizeBytes, why) >= 0) continue
       // What cannot be shown is not announced.
       attr.sizeBytes = Math.min(attr.sizeBytes, range.fileOffset + range.covered)
     }
+    file.told = attr.sizeBytes
   }
 
   /** The file has `size` bytes: unmaps what it has lost. What is mapped for the guest's own growth, which may be under way, stays. */
   #observe(file: MappedFile, size: number): void {
     const shorter = size < file.size
-    if (size > Math.max(file.size, file.reach) && !this.busy(file.nodeid))
+    // Other guests may do so where they say so.
+    const ordered = this.rights !== undefined || this.#files.owned
+    if (!ordered && size > Math.max(file.size, file.reach) && !this.busy(file.nodeid))
       this.#distrust(`a mapped file was made longer, to ${size} bytes, by somebody else`)
     file.size = size
     if (!shorter) return
+    if (ordered) {
+      file.reach = Math.min(file.reach, size)
+      // Unmapped before, as it must be.
+      if (!this.#exceeds(file, size)) return
+    }
     this.counters.shrunkByOthers++
     for (const range of file.ranges) {
       this.#cut(range, Math.max(0, pageUp(size - range.fileOffset)))
       this.#cover(range, size, 'others')
     }
     this.#distrust(`a mapped file was cut to ${size} bytes by somebody else: unmapped`)
+  }
+
+  /** Something is mapped past the last page of a file of `size` bytes. */
+  #exceeds(file: MappedFile, size: number): boolean {
+    for (const range of file.ranges)
+      if (range.covered > Math.max(0, pageUp(size - range.fileOffset))) return true
+    return false
+  }
+
+  revoke(nodeid: number, keep: number): boolean {
+    const file = this.table.files.get(nodeid)
+    if (file === undefined) return true
+    let gone = true
+    const size = Math.min(this.#sizeOf(file), keep)
+    if (this.#exceeds(file, keep)) this.counters.revoked++
+    for (const range of file.ranges) {
+      if (range.covered <= Math.max(0, keep - range.fileOffset)) continue
+      if (!this.#cut(range, Math.max(0, keep - range.fileOffset))) gone = false
+      this.#cover(range, size, 'others')
+    }
+    return gone
+  }
+
+  restore(nodeid: number): void {
+    const file = this.table.files.get(nodeid)
+    if (file === undefined) return
+    this.#observe(file, this.#sizeOf(file))
+    this.#show(file)
+  }
+
+  /** Has in the window what is there of what the guest believes to be. */
+  #show(file: MappedFile): void {
+    const bytes = Math.min(file.size, file.told)
+    for (const range of file.ranges) this.#cover(range, bytes, 'others')
   }
 
   /** Somebody does what the policy trusts that nobody does: said aloud once. */
@@ -389,7 +469,11 @@ export class Window implements DaxWindow {
   changed(watch: number): void {
     const one = this.#watched.get(watch)
     const files = watch < 0 ? [...this.#watched.values()] : one === undefined ? [] : [one]
-    for (const file of files) this.#observe(file, this.#sizeOf(file))
+    for (const file of files) {
+      this.#observe(file, this.#sizeOf(file))
+      // Cut by one guest and made longer again, and the guest here has not heard of either.
+      if (this.rights !== undefined) this.#show(file)
+    }
   }
 
   #eligible(nodeid: number, attr: Attributes): boolean {
@@ -418,6 +502,7 @@ export class Window implements DaxWindow {
   clear(): void {
     for (const range of this.table.ranges.values()) this.#unmap(range)
     this.#openable.clear()
+    this.rights?.clear()
   }
 
   drop(): void {
@@ -428,6 +513,7 @@ export class Window implements DaxWindow {
       this.#forget(range)
     }
     this.#openable.clear()
+    this.rights?.clear()
   }
 
   /** For the log. */

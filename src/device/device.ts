@@ -207,10 +207,11 @@ export class Device implements VhostDevice {
   // --- the loop -----------------------------------------------------------------------------------
 
   /**
-   * Serves what the rings hold; with nothing to do it waits, unless `mayWait` is false. Returns how many
+   * Serves what the rings hold; with nothing to do it waits, `mostMs` milliseconds at most (-1: as
+   * long as there is nothing), unless `mayWait` is false. Returns how many
    * tokens are in `context.ready` (0: nothing but ring work, call again).
    */
-  turn(mayWait = true): number {
+  turn(mayWait = true, mostMs = -1): number {
     let worked = this.#serve()
     if (this.#reap()) worked = true
     if (this.#waits !== undefined && this.#upkeep()) worked = true
@@ -239,7 +240,7 @@ export class Device implements VhostDevice {
       }
       this.#polling.spunInVain()
     }
-    return this.#sleep()
+    return this.#sleep(mostMs)
   }
 
   /** Some ring holds a request that was not taken yet. */
@@ -254,7 +255,7 @@ export class Device implements VhostDevice {
     return false
   }
 
-  #sleep(): number {
+  #sleep(mostMs: number): number {
     const lingers = this.#patience.waiting
     let missed = false
     for (const queue of this.#serving) {
@@ -269,7 +270,7 @@ export class Device implements VhostDevice {
     // How long the pool takes says nothing of when the guest comes back.
     const forGuest = this.#server.pendingCount === 0
     const before = this.#context.nowUs()
-    const sleepMs = this.#sleepMs(before / 1000)
+    const sleepMs = sooner(this.#sleepMs(before / 1000), mostMs)
     const ready = this.#context.wait(lingers ? sooner(LINGER_MS, sleepMs) : sleepMs, 0)
     const sleptUs = this.#context.nowUs() - before
     for (const queue of this.#serving) queue.disableKicks()

@@ -175,6 +175,8 @@ function serve(
   if (dax !== undefined) {
     dax.busy = nodeid => server.grows(nodeid)
     dax.watcher = watcher
+    dax.rights = coherence?.mappings
+    coherence?.mappings.attach(dax)
   }
   if (watcher !== undefined && watcher.fd >= 0) context.raw.watchFd(watcher.fd, Token.dax, false)
   context.raw.watchFd(socketFd, Token.socket, false)
@@ -187,6 +189,7 @@ function serve(
   session.close()
   if (watcher !== undefined && watcher.fd >= 0) context.raw.unwatchFd(watcher.fd)
   watcher?.close()
+  coherence?.mappings.attach(undefined)
   const { hits, nameHits, looks, events } = fs.metadataCounters
   log(
     'debug',
@@ -197,7 +200,10 @@ function serve(
   if (dax !== undefined)
     log('debug', `DAX: ${dax.summary()}; FUSE_READ ${server.requests[Opcode.FUSE_READ]}`)
   if (coherence !== undefined)
-    log('debug', `coherence: ${JSON.stringify(coherence.leases.counters)}`)
+    log(
+      'debug',
+      `coherence: ${JSON.stringify(coherence.leases.counters)}, mappings: ${JSON.stringify(coherence.mappings.counters)}`,
+    )
   return session.violation
 }
 

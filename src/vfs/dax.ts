@@ -2,7 +2,7 @@
  * The DAX window as the FUSE layer and the back ends see it (src/dax is the one that there is), and what
  * a back end does for it.
  */
-import type { Outcome } from './filesystem.js'
+import { DEFERRED, type Outcome } from './filesystem.js'
 import type { Attributes } from './replies.js'
 
 /** What a back end whose files can be mapped offers. */
@@ -16,6 +16,22 @@ export interface MappableFiles {
   open(nodeid: number): number
   /** The guest may still name the node. */
   known(nodeid: number): boolean
+}
+
+/** Where guests of other daemons have the same files in their windows: what this one owes them. */
+export interface MappingRights {
+  /** Before the first mapping of a file, until `giveBack`: 0. Errors: DEFERRED; ESTALE; EIO too many guests have it. */
+  take(nodeid: number): Outcome
+  giveBack(nodeid: number): void
+  /** Bytes of the file that may be mapped now: somebody is about to cut it. */
+  limit(nodeid: number): number
+  /** DEFERRED: the request comes again soon. */
+  later(): Outcome
+  /** Until `lengthened` nobody else changes the file's size. False: somebody is doing so. */
+  lengthen(nodeid: number): boolean
+  lengthened(nodeid: number): void
+  /** Everything is given back. */
+  clear(): void
 }
 
 /** Called by the device thread between requests' beginnings and answers; each call may wait for the front end. */
@@ -37,6 +53,13 @@ export interface DaxWindow {
   /** Before the file gets `bytes` bytes, and after that (or after it failed). */
   beforeResize(nodeid: number, bytes: number): Outcome
   afterResize(nodeid: number): Outcome
+  /**
+   * Another guest is about to cut the file: nothing past the first `keep` bytes, whole pages, stays in the window. False: the
+   * front end has not confirmed that.
+   */
+  revoke(nodeid: number, keep: number): boolean
+  /** It has, or will not, or made the file longer: what is there of what the guest believes to be there is in the window. */
+  restore(nodeid: number): void
   /** Before the guest hears of the file's attributes: sets `attr.dax`, and has in the window what `attr.sizeBytes` says. */
   describe(nodeid: number, attr: Attributes): void
   /** The guest gave lookups of the node back. */
@@ -57,10 +80,12 @@ export function resized(
   if (dax === undefined) return change()
   const fault = dax.beforeResize(nodeid, bytes)
   if (fault < 0) {
-    dax.afterResize(nodeid)
+    if (fault !== DEFERRED) dax.afterResize(nodeid)
     return fault
   }
   const outcome = change()
+  // It comes again; until then the guest does not look at what it is about to cut.
+  if (outcome === DEFERRED) return outcome
   const mapped = dax.afterResize(nodeid)
   return outcome < 0 || mapped >= 0 ? outcome : mapped
 }
@@ -73,6 +98,6 @@ export function openedEmpty(
 ): Outcome {
   const fault = dax?.beforeResize(nodeid, 0) ?? 0
   const outcome = fault < 0 ? fault : open()
-  dax?.afterResize(nodeid)
+  if (outcome !== DEFERRED) dax?.afterResize(nodeid)
   return outcome
 }

@@ -36,5 +36,5 @@ test('it decides what is cached', t => {
     t.regex(refusal([...REQUIRED, ...STRICT, `--cache=${mode}`]), /leave --cache out/)
   t.is(parse(...STRICT, '--cache=auto').coherence, 'strict')
   t.regex(refusal([...REQUIRED, ...STRICT, '--writeback']), /exclude each other/)
-  t.regex(refusal([...REQUIRED, ...STRICT, '--dax-window=2M']), /exclude each other/)
+  t.is(parse(...STRICT, '--dax-window=2M', '--dax=exclusive').daxWindow, 2 << 20)
 })

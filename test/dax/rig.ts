@@ -7,6 +7,7 @@ import { Token } from '../../src/device/device.js'
 import { MemoryFileSystem } from '../../src/filesystems/memory/memory-filesystem.js'
 import { CHANNEL_AT, DAX_AT } from '../../src/fuse/layout.js'
 import type { MappableFiles } from '../../src/vfs/dax.js'
+import type { Context } from '../../src/native/context.js'
 import { FakeVmm, type VmmOptions } from '../helpers/fake-vmm.js'
 import { concat, u32s, u64 } from '../helpers/front-end.js'
 import { FuseClient, type FuseReply } from '../helpers/fuse-client.js'
@@ -34,10 +35,12 @@ export interface MappableFileSystem extends RigFileSystem {
   readonly mappable: MappableFiles
 }
 
-export interface DaxRigOptions extends VmmOptions, Pick<RigOptions, 'host' | 'folder'> {
+export interface DaxRigOptions
+  extends VmmOptions,
+    Pick<RigOptions, 'host' | 'folder' | 'coherence'> {
   readonly backEnd?: 'host' | 'memory'
   /** In place of these. */
-  readonly makeFs?: () => MappableFileSystem
+  readonly makeFs?: (context: Context) => MappableFileSystem
   readonly dax?: Partial<DaxOptions>
   /** Longest wait for an answer of the VMM. */
   readonly limitMs?: number
@@ -65,7 +68,7 @@ export class DaxRig extends BaseRig<MappableFileSystem> {
       { ...options, tag: 'dax', start: false },
       {
         makeFs: (context, folder) => {
-          if (options.makeFs !== undefined) return options.makeFs()
+          if (options.makeFs !== undefined) return options.makeFs(context)
           return options.backEnd === 'memory'
             ? new MemoryFileSystem(context)
             : hostFs(context, folder, options.host)
@@ -93,6 +96,8 @@ export class DaxRig extends BaseRig<MappableFileSystem> {
     )
     this.window = made.window!
     this.#watcher = made.watcher!
+    this.window.rights = this.coherence?.mappings
+    this.coherence?.mappings.attach(this.window)
     this.window.busy = nodeid => this.server.grows(nodeid)
     this.vmm = new FakeVmm(this.front, options)
     made.vmm = this.vmm

@@ -50,16 +50,8 @@ import type {
 } from '../../vfs/replies.js'
 import type { DirectorySink, Name, Payload, Request, Span } from '../../vfs/request.js'
 import { NO_CAPABILITIES, UnsupportedFileSystem } from '../../vfs/unsupported.js'
-import { type DirectoryEntry, MemoryNode } from './nodes.js'
-
-export interface MemoryOptions {
-  /** Most bytes of file data, the sum of all sizes; past it ENOSPC. */
-  readonly maxBytes: number
-  /** Most nodes; past it ENOSPC. */
-  readonly maxNodes: number
-}
-
-export const DEFAULT_MEMORY_OPTIONS: MemoryOptions = { maxBytes: 1 << 30, maxNodes: 1 << 20 }
+import { type DirectoryEntry, KnownNode, type MemoryNode } from './nodes.js'
+import { MemoryStore } from './store.js'
 
 interface Handle {
   readonly node: MemoryNode
@@ -72,6 +64,7 @@ interface Handle {
 const STALE = -Errno.ESTALE
 const MAX_XATTR_BYTES = 65536
 
+/** As one guest has it. With several on one store each sees at once what another has changed. */
 export class MemoryFileSystem extends UnsupportedFileSystem implements FileSystem {
   override readonly capabilities: Capabilities = {
     ...NO_CAPABILITIES,
@@ -82,27 +75,29 @@ export class MemoryFileSystem extends UnsupportedFileSystem implements FileSyste
   readonly mappable: MappableFiles = {
     owned: true,
     open: nodeid => this.#openToMap(nodeid),
-    known: nodeid => this.#nodes.get(nodeid) !== undefined,
+    known: nodeid => this.#node(nodeid) !== undefined,
   }
   #dax: DaxWindow | undefined
   readonly #context: Context
-  readonly #options: MemoryOptions
-  readonly #nodes = new NodeTable<MemoryNode>()
+  readonly #store: MemoryStore
+  readonly #nodes = new NodeTable<KnownNode>()
+  /** The same, by what they stand for. */
+  readonly #known = new Map<MemoryNode, KnownNode>()
   readonly #handles = new HandleTable<Handle>()
   readonly #root: MemoryNode
-  #nextIno = 1
-  #nodeTotal = 0
-  #bytes = 0
   #dontMask = false
 
-  constructor(context: Context, options: MemoryOptions = DEFAULT_MEMORY_OPTIONS) {
+  /** A store given here may have others, made with contexts of the same thread. */
+  constructor(context: Context, store = new MemoryStore()) {
     super()
     this.#context = context
-    this.#options = options
-    this.#root = this.#newNode(S_IFDIR | 0o755)
-    this.#root.nlink = 2
-    this.#root.parent = this.#root
-    this.#nodes.setRoot(this.#root)
+    this.#store = store
+    this.#root = store.root
+    const root = new KnownNode(this.#root)
+    this.#nodes.setRoot(root)
+    this.#known.set(this.#root, root)
+    this.#root.users++
+    store.views.add(this)
   }
 
   /** Nodes the guest may name, the root included. */
@@ -122,14 +117,15 @@ export class MemoryFileSystem extends UnsupportedFileSystem implements FileSyste
 
   override destroy(): void {
     this.#handles.clear(handle => this.#closed(handle.node))
-    for (const node of [...this.#nodes])
-      if (node !== this.#root) this.forget(node.nodeid, node.lookups)
+    for (const known of [...this.#nodes])
+      if (known.node !== this.#root) this.forget(known.nodeid, known.lookups)
   }
 
-  /** After `destroy`: gives back every file's memory. The file system is of no use any more. */
+  /** The file system is of no use any more; the last one of its store gives back every file's memory. */
   dispose(): void {
     this.destroy()
-    this.#drop(this.#root)
+    this.#store.views.delete(this)
+    if (this.#store.views.size === 0) this.#drop(this.#root)
   }
 
   #drop(node: MemoryNode): void {
@@ -140,19 +136,12 @@ export class MemoryFileSystem extends UnsupportedFileSystem implements FileSyste
 
   // --- nodes --------------------------------------------------------------------------------------
 
-  #newNode(mode: number): MemoryNode {
-    const node = new MemoryNode(this.#nextIno++, mode)
-    const now = Date.now()
-    node.atimeMs = now
-    node.mtimeMs = now
-    node.ctimeMs = now
-    node.btimeMs = now
-    this.#nodeTotal++
-    return node
+  #node(nodeid: number): MemoryNode | undefined {
+    return this.#nodes.get(nodeid)?.node
   }
 
   #directory(nodeid: number): MemoryNode | Outcome {
-    const node = this.#nodes.get(nodeid)
+    const node = this.#node(nodeid)
     if (node === undefined) return STALE
     return node.isDirectory ? node : -Errno.ENOTDIR
   }
@@ -163,24 +152,34 @@ export class MemoryFileSystem extends UnsupportedFileSystem implements FileSyste
 
   /** Takes a lookup on `node` and fills the reply with it. */
   #enter(node: MemoryNode, entry: EntryReply): Outcome {
-    if (node !== this.#root && this.#nodes.get(node.nodeid) !== node) {
-      this.#nodes.insert(node)
-      this.#nodes.addLookup(node)
-      node.holds--
+    let known = this.#known.get(node)
+    if (known === undefined) {
+      known = new KnownNode(node)
+      this.#known.set(node, known)
+      node.users++
+      this.#nodes.insert(known)
+      this.#nodes.addLookup(known)
+      known.holds--
     } else {
-      this.#nodes.addLookup(node)
+      this.#nodes.addLookup(known)
     }
-    entry.nodeid = node.nodeid
+    entry.nodeid = known.nodeid
     entry.generation = 0
-    entry.entryValidSec = 1
+    entry.entryValidSec = this.#shared ? 0 : 1
     entry.entryValidNsec = 0
-    this.#fill(entry.attr, node)
+    this.#fill(entry.attr, known.nodeid, node)
     return 0
   }
 
-  #fill(attr: Attributes, node: MemoryNode): void {
+  /** Other guests have it, too: this one caches nothing. */
+  get #shared(): boolean {
+    return this.#store.views.size > 1
+  }
+
+  #fill(attr: Attributes, nodeid: number, node: MemoryNode): void {
     node.fill(attr, node.isFile ? Math.ceil(node.sizeBytes / 4096) * 8 : 0)
-    this.#dax?.describe(node.nodeid, attr)
+    if (this.#shared) attr.validSec = 0
+    this.#dax?.describe(nodeid, attr)
   }
 
   override lookup(_request: Request, parent: number, name: Name, entry: EntryReply): Outcome {
@@ -191,24 +190,28 @@ export class MemoryFileSystem extends UnsupportedFileSystem implements FileSyste
   }
 
   override forget(nodeid: number, nlookup: number): void {
-    const node = this.#nodes.get(nodeid)
-    if (node !== undefined && this.#nodes.forget(node, nlookup)) this.#release(node)
+    const known = this.#nodes.get(nodeid)
+    if (known === undefined || !this.#nodes.forget(known, nlookup)) return
+    const { node } = known
+    this.#known.delete(node)
+    node.users--
+    this.#release(node)
   }
 
   /** Gives a file's memory back when no name, no handle and no lookup leads to it. */
   #release(node: MemoryNode): void {
-    if (node.nlink > 0 || node.openCount > 0 || node.lookups > 0) return
+    if (node.nlink > 0 || node.openCount > 0 || node.users > 0) return
     if (node.memfd >= 0) this.#context.close(node.memfd)
     node.memfd = -1
-    this.#bytes -= node.sizeBytes
+    this.#store.bytes -= node.sizeBytes
     node.sizeBytes = 0
-    this.#nodeTotal--
+    this.#store.nodeTotal--
   }
 
   override getattr(_request: Request, nodeid: number, _fh: number, attr: Attributes): Outcome {
-    const node = this.#nodes.get(nodeid)
+    const node = this.#node(nodeid)
     if (node === undefined) return STALE
-    this.#fill(attr, node)
+    this.#fill(attr, nodeid, node)
     return 0
   }
 
@@ -219,7 +222,7 @@ export class MemoryFileSystem extends UnsupportedFileSystem implements FileSyste
     change: SetAttributes,
     attr: Attributes,
   ): Outcome {
-    const node = this.#nodes.get(nodeid)
+    const node = this.#node(nodeid)
     if (node === undefined) return STALE
     const now = Date.now()
     if (change.setMode) node.mode = node.type | (change.mode & 0o7777)
@@ -251,12 +254,12 @@ export class MemoryFileSystem extends UnsupportedFileSystem implements FileSyste
         change.mtimeNow ? 0 : change.mtimeNsec,
       )
     node.ctimeMs = now
-    this.#fill(attr, node)
+    this.#fill(attr, nodeid, node)
     return 0
   }
 
   override readlink(_request: Request, nodeid: number, out: Span): Outcome {
-    const node = this.#nodes.get(nodeid)
+    const node = this.#node(nodeid)
     if (node === undefined) return STALE
     if (node.type !== S_IFLNK) return -Errno.EINVAL
     if (node.target.length > out.bytes) return -Errno.ENAMETOOLONG
@@ -266,17 +269,17 @@ export class MemoryFileSystem extends UnsupportedFileSystem implements FileSyste
 
   override access(_request: Request, nodeid: number, _mask: number): Outcome {
     // The guest checks permissions by the attributes it has (default_permissions).
-    return this.#nodes.get(nodeid) === undefined ? STALE : 0
+    return this.#node(nodeid) === undefined ? STALE : 0
   }
 
   override statfs(_request: Request, _nodeid: number, reply: StatfsReply): Outcome {
     reply.bsize = 4096
     reply.frsize = 4096
-    reply.blocks = Math.floor(this.#options.maxBytes / 4096)
-    reply.bfree = Math.floor((this.#options.maxBytes - this.#bytes) / 4096)
+    reply.blocks = Math.floor(this.#store.options.maxBytes / 4096)
+    reply.bfree = Math.floor((this.#store.options.maxBytes - this.#store.bytes) / 4096)
     reply.bavail = reply.bfree
-    reply.files = this.#options.maxNodes
-    reply.ffree = this.#options.maxNodes - this.#nodeTotal
+    reply.files = this.#store.options.maxNodes
+    reply.ffree = this.#store.options.maxNodes - this.#store.nodeTotal
     reply.namelen = 255
     return 0
   }
@@ -297,9 +300,9 @@ export class MemoryFileSystem extends UnsupportedFileSystem implements FileSyste
   }
 
   #newOwned(request: Request, dir: MemoryNode, mode: number): MemoryNode | Outcome {
-    if (this.#nodeTotal >= this.#options.maxNodes) return -Errno.ENOSPC
+    if (this.#store.nodeTotal >= this.#store.options.maxNodes) return -Errno.ENOSPC
     const masked = this.#dontMask && (mode & S_IFMT) !== S_IFLNK ? mode & ~request.umask : mode
-    const node = this.#newNode(masked)
+    const node = this.#store.newNode(masked)
     node.uid = request.uid
     node.gid = request.gid
     if ((dir.mode & S_ISGID) !== 0) {
@@ -378,7 +381,7 @@ export class MemoryFileSystem extends UnsupportedFileSystem implements FileSyste
     newName: Name,
     entry: EntryReply,
   ): Outcome {
-    const node = this.#nodes.get(nodeid)
+    const node = this.#node(nodeid)
     if (node === undefined) return STALE
     const dir = this.#directory(newParent)
     if (typeof dir === 'number') return dir
@@ -440,7 +443,8 @@ export class MemoryFileSystem extends UnsupportedFileSystem implements FileSyste
     }
     if (to.nlink === 0) return -Errno.ENOENT
     this.#move(from, moved, to, this.#key(newName), target)
-    if ((flags & RENAME_WHITEOUT) !== 0) this.#addEntry(from, moved.name, this.#newNode(S_IFCHR))
+    if ((flags & RENAME_WHITEOUT) !== 0)
+      this.#addEntry(from, moved.name, this.#store.newNode(S_IFCHR))
     return 0
   }
 
@@ -488,7 +492,7 @@ export class MemoryFileSystem extends UnsupportedFileSystem implements FileSyste
     killSuid: boolean,
     opened: OpenReply,
   ): Outcome {
-    const node = this.#nodes.get(nodeid)
+    const node = this.#node(nodeid)
     if (node === undefined) return STALE
     if (!node.isFile) return node.isDirectory ? -Errno.EISDIR : -Errno.ENXIO
     if ((flags & O_TRUNC) !== 0) {
@@ -531,7 +535,7 @@ export class MemoryFileSystem extends UnsupportedFileSystem implements FileSyste
       const open = () => this.open(request, entry.nodeid, flags, killSuid, opened)
       const outcome = (flags & O_TRUNC) === 0 ? open() : openedEmpty(this.#dax, entry.nodeid, open)
       if (outcome < 0) this.forget(entry.nodeid, 1)
-      else this.#fill(entry.attr, this.#nodes.get(entry.nodeid)!)
+      else this.#fill(entry.attr, entry.nodeid, this.#node(entry.nodeid)!)
       return outcome
     }
     if (typeof node === 'number') return node
@@ -611,7 +615,7 @@ export class MemoryFileSystem extends UnsupportedFileSystem implements FileSyste
   }
 
   #openToMap(nodeid: number): number {
-    const node = this.#nodes.get(nodeid)
+    const node = this.#node(nodeid)
     if (node === undefined) return STALE
     return node.isFile && node.memfd >= 0 ? native.dupFd(node.memfd) : -Errno.EACCES
   }
@@ -623,9 +627,25 @@ export class MemoryFileSystem extends UnsupportedFileSystem implements FileSyste
       : 0
   }
 
+  /** Other guests have nothing in their windows that is cut off; the own one's has been seen to. */
   #resize(node: MemoryNode, size: number): Outcome {
+    const cut = size < node.sizeBytes
+    const tell = (what: (dax: DaxWindow, nodeid: number) => void): void => {
+      for (const view of this.#store.views) {
+        const known = view === this ? undefined : view.#known.get(node)
+        if (known !== undefined && view.#dax !== undefined) what(view.#dax, known.nodeid)
+      }
+    }
+    if (cut) tell((dax, nodeid) => dax.revoke(nodeid, Math.ceil(size / 4096) * 4096))
+    const outcome = this.#resizeAlone(node, size)
+    tell((dax, nodeid) => dax.restore(nodeid))
+    return outcome
+  }
+
+  #resizeAlone(node: MemoryNode, size: number): Outcome {
     if (!node.isFile) return node.isDirectory ? -Errno.EISDIR : -Errno.EINVAL
-    if (this.#bytes + size - node.sizeBytes > this.#options.maxBytes) return -Errno.ENOSPC
+    if (this.#store.bytes + size - node.sizeBytes > this.#store.options.maxBytes)
+      return -Errno.ENOSPC
     if (node.memfd < 0) {
       if (size === 0) return 0
       const fd = this.#context.memfdCreate()
@@ -634,7 +654,7 @@ export class MemoryFileSystem extends UnsupportedFileSystem implements FileSyste
     }
     const fault = this.#context.ftruncate(node.memfd, size)
     if (fault < 0) return fault
-    this.#bytes += size - node.sizeBytes
+    this.#store.bytes += size - node.sizeBytes
     node.sizeBytes = size
     return 0
   }
@@ -795,13 +815,13 @@ export class MemoryFileSystem extends UnsupportedFileSystem implements FileSyste
   }
 
   override syncfs(_request: Request, nodeid: number): Outcome {
-    return this.#nodes.get(nodeid) === undefined ? STALE : 0
+    return this.#node(nodeid) === undefined ? STALE : 0
   }
 
   // --- extended attributes ------------------------------------------------------------------------
 
   override getxattr(_request: Request, nodeid: number, name: Name, out: Span): Outcome {
-    const node = this.#nodes.get(nodeid)
+    const node = this.#node(nodeid)
     if (node === undefined) return STALE
     const value = node.xattrs.get(this.#key(name))
     if (value === undefined) return -Errno.ENODATA
@@ -812,7 +832,7 @@ export class MemoryFileSystem extends UnsupportedFileSystem implements FileSyste
   }
 
   override listxattr(_request: Request, nodeid: number, out: Span): Outcome {
-    const node = this.#nodes.get(nodeid)
+    const node = this.#node(nodeid)
     if (node === undefined) return STALE
     let total = 0
     for (const name of node.xattrs.keys()) total += name.length + 1
@@ -833,7 +853,7 @@ export class MemoryFileSystem extends UnsupportedFileSystem implements FileSyste
     value: Span,
     flags: number,
   ): Outcome {
-    const node = this.#nodes.get(nodeid)
+    const node = this.#node(nodeid)
     if (node === undefined) return STALE
     if (value.bytes > MAX_XATTR_BYTES) return -Errno.E2BIG
     const key = this.#key(name)
@@ -846,7 +866,7 @@ export class MemoryFileSystem extends UnsupportedFileSystem implements FileSyste
   }
 
   override removexattr(_request: Request, nodeid: number, name: Name): Outcome {
-    const node = this.#nodes.get(nodeid)
+    const node = this.#node(nodeid)
     if (node === undefined) return STALE
     if (!node.xattrs.delete(this.#key(name))) return -Errno.ENODATA
     node.ctimeMs = Date.now()

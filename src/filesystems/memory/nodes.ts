@@ -10,10 +10,21 @@ export interface DirectoryEntry {
   readonly cookie: number
 }
 
-export class MemoryNode implements NodeBase {
+/** A node as one guest knows it. */
+export class KnownNode implements NodeBase {
   nodeid = 0
   lookups = 0
   holds = 0
+  readonly node: MemoryNode
+
+  constructor(node: MemoryNode) {
+    this.node = node
+  }
+}
+
+export class MemoryNode {
+  /** Guests that may name it. */
+  users = 0
   /** Never used twice. */
   readonly ino: number
   mode: number

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -353,6 +354,66 @@ static int duet(const char *name, unsigned parity, unsigned rounds) {
   return 0;
 }
 
+static void pass(volatile uint32_t *turn, uint32_t to) { __atomic_store_n(turn, to, __ATOMIC_SEQ_CST); }
+static sigjmp_buf back;
+static void jump(int s) { (void)s; siglongjmp(back, 1); }
+/* Waits for its turn, and reads all over `m` meanwhile: past its end there is SIGBUS, of the guest's kernel. */
+static void await(volatile uint32_t *turn, uint32_t to, volatile unsigned char *m, size_t n) {
+  double limit = now() + 200;
+  struct sigaction action = {.sa_handler = jump}, before;
+  sigaction(SIGBUS, &action, &before);
+  while (__atomic_load_n(turn, __ATOMIC_SEQ_CST) != to) {
+    if (now() > limit) FAIL("turn %u does not come", to);
+    if (m == 0) usleep(200);
+    else if (sigsetjmp(back, 1) == 0) for (int i = 0; i < 100; i++) (void)m[rnd() % n];
+  }
+  sigaction(SIGBUS, &before, 0);
+}
+enum { CUT_PAGES = 1024, READY = 1 << 30 };
+/*
+ * One guest cuts the file again and again and fills it anew; the other touches all of it all the time, and has what the first
+ * has left at the moment it is told.
+ */
+static int cuts(const char *name, int cutter, unsigned rounds) {
+  static unsigned char value[CUT_PAGES], fill[64 * PAGE];
+  uint64_t chance = 7;
+  int fd, turns;
+  volatile uint32_t *turn = (uint32_t *)map_whole("turns", &turns);
+  unsigned char *m = map_whole(name, &fd);
+  CHECK(size_of(fd) == CUT_PAGES * PAGE);
+  memset(value, 1, sizeof value);
+  volatile unsigned char *touched = cutter ? 0 : m;
+  if (cutter) await(turn, READY, 0, 0);
+  else pass(turn, READY);
+  for (unsigned r = 1; r <= rounds; r++) {
+    chance = chance * 6364136223846793005ULL + 1442695040888963407ULL;
+    off_t left = (chance >> 33) % CUT_PAGES;
+    if (cutter) {
+      CHECK(ftruncate(fd, left * PAGE) == 0);
+      pass(turn, 4 * r - 3), await(turn, 4 * r - 2, touched, 0);
+      memset(fill, 2 + r % 250, sizeof fill);
+      for (off_t at = left; at < CUT_PAGES; ) {
+        off_t count = CUT_PAGES - at < 64 ? CUT_PAGES - at : 64;
+        CHECK(pwrite(fd, fill, count * PAGE, at * PAGE) == count * PAGE);
+        at += count;
+      }
+      pass(turn, 4 * r - 1), await(turn, 4 * r, touched, 0);
+      continue;
+    }
+    await(turn, 4 * r - 3, touched, CUT_PAGES * PAGE);
+    if (size_of(fd) != left * PAGE) FAIL("round %u: size %lld", r, (long long)size_of(fd));
+    for (off_t i = 0; i < left; i++) all(m + i * PAGE, 0, PAGE, value[i]);
+    CHECK(bus(m + left * PAGE) == 77);
+    pass(turn, 4 * r - 2), await(turn, 4 * r - 1, touched, CUT_PAGES * PAGE);
+    memset(value + left, 2 + r % 250, CUT_PAGES - left);
+    if (size_of(fd) != CUT_PAGES * PAGE) FAIL("round %u: filled, size %lld", r, (long long)size_of(fd));
+    for (off_t i = 0; i < CUT_PAGES; i++) all(m + i * PAGE, 0, PAGE, value[i]);
+    pass(turn, 4 * r);
+  }
+  printf("cuts ok %u\n", rounds);
+  return 0;
+}
+
 /* Holds a mapping while somebody else cuts the file to `left` bytes, then sees what is left of it. */
 static int hold(const char *name, off_t left) {
   int fd;
@@ -502,6 +563,7 @@ int main(int argc, char **argv) {
   if (!strcmp(what, "dirty")) return dirty(argv[2]);
   if (!strcmp(what, "dirty-probe")) return dirty_probe(argv[2]);
   if (!strcmp(what, "duet")) return duet(argv[2], atoi(argv[3]), atoi(argv[4]));
+  if (!strcmp(what, "cuts")) return cuts(argv[2], atoi(argv[3]), atoi(argv[4]));
   if (!strcmp(what, "hold")) return hold(argv[2], atoll(argv[3]));
   if (!strcmp(what, "follow")) return follow(argv[2], atoll(argv[3]));
   if (!strcmp(what, "append")) return append(argv[2], atoi(argv[3]));
