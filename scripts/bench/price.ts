@@ -17,7 +17,7 @@ import { describeMachine, machine } from './report.js'
 import { median } from './statistics.js'
 import { makeGuestTree, type Step, STEPS } from './workloads.js'
 
-const DEFAULT_STEPS = 'find,stat storm,git status,untar,compile'
+const DEFAULT_STEPS = 'first use,find,stat storm,git status,untar,compile'
 
 /** Repeats the steps until the measured guest is done. */
 const AGAIN = 100

@@ -23,7 +23,7 @@ export const QUIET_MS = 500
 /** That time doubles so often at most: 16 s. */
 const MOST_LEVELS = 5
 /** What others have left alone for so long is settled. */
-export const SETTLED_MS = 10_000
+export const SETTLED_MS = 3000
 /** The clock of change times is behind that of the table by a timer tick of the host, and rounding. */
 const SLACK_TICKS = 3
 /** Change times that lie ahead by more come from another clock. */

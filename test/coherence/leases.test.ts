@@ -3,7 +3,7 @@ import test from 'ava'
 import { MOST_AHEAD, pack, Slot, tickOf, TICK_MS } from '../../protocol/version-table/layout.js'
 import type { Change } from '../../src/coherence/change.js'
 import { longLeaseMs } from '../../src/coherence/options.js'
-import { QUIET_MS } from '../../src/coherence/contention.js'
+import { QUIET_MS, SETTLED_MS } from '../../src/coherence/contention.js'
 import { CHANGE_MS, Leases } from '../../src/coherence/leases.js'
 import {
   changeOf,
@@ -209,7 +209,7 @@ function leaseAged(guest: Leases, ino: number, ageMs: number): boolean {
 
 test('what a process of the host has just changed is not cached, other guests know it, and it passes', t => {
   const { all, clock } = scene()
-  t.true(leaseAged(all[0]!, 1, 5000))
+  t.true(leaseAged(all[0]!, 1, 2000))
   const version = all[1]!.versionOf(keyOf(1))
   clock.ms += 2 * (LEASE_MS + MARGIN_MS)
   t.false(leaseAged(all[0]!, 1, 10))
@@ -256,18 +256,18 @@ test('what others have left alone for long may be cached for longer, and its cha
   const aged = (guest: Leases, ageMs: number): number =>
     guest.grant(keyOf(1), guest.look(), false, ageMs)
   t.is(one.longLeaseMs, 4 * LEASE_MS)
-  t.is(aged(one, 9_000), LEASE_MS)
+  t.is(aged(one, SETTLED_MS - 100), LEASE_MS)
   t.is(aged(one, Number.NaN), LEASE_MS)
   t.is(aged(one, 3_600_000), 4 * LEASE_MS)
   const waited = apply(other, clock, changeOf(1))
   t.true(waited >= 4 * LEASE_MS + MARGIN_MS && waited <= MOST_LONG_WAIT_MS)
   // What met a lease is no such thing for a while, not even for who changed it.
   t.is(aged(other, 0), LEASE_MS)
-  clock.ms += 9_000
-  t.is(aged(one, 9_000), LEASE_MS)
-  clock.ms += 2_000
-  t.is(aged(one, 11_000), 4 * LEASE_MS)
-  t.is(aged(other, 11_000), 4 * LEASE_MS)
+  clock.ms += SETTLED_MS - 100
+  t.is(aged(one, SETTLED_MS - 100), LEASE_MS)
+  clock.ms += 3 * QUIET_MS
+  t.is(aged(one, 2 * SETTLED_MS), 4 * LEASE_MS)
+  t.is(aged(other, 2 * SETTLED_MS), 4 * LEASE_MS)
   // Its own changes are no reason.
   clock.ms += 60_000
   apply(one, clock, changeOf(2))
