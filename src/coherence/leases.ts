@@ -23,6 +23,7 @@
 import {
   dataCountOf,
   MANY,
+  MOST_AHEAD,
   NONE,
   ownerOf,
   pack,
@@ -164,7 +165,7 @@ export class Leases {
     const forMs = this.#contention.settled(slot, this.#guest, ageMs, now)
       ? this.longLeaseMs
       : this.leaseMs
-    this.#publish(slot, now, ticksFor(forMs + this.#marginMs))
+    this.#publish(slot, now, Math.min(ticksFor(forMs + this.#marginMs), MOST_AHEAD))
     // From here on a change that begins waits for us. What began before shows now.
     const ok =
       table.belongs(slot) && !this.#isChanging(slot, now, own) && this.#unchanged(slot, looked, own)

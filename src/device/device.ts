@@ -245,8 +245,7 @@ export class Device implements VhostDevice {
 
   /** Some ring holds a request that was not taken yet. */
   anyPending(): boolean {
-    for (const queue of this.#serving) if (queue.pending()) return true
-    return false
+    return this.#requestPending() || this.queues[VIRTIO_FS_HIPRIO_QUEUE]!.pending()
   }
 
   #requestPending(): boolean {

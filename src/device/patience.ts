@@ -1,6 +1,6 @@
 /**
  * The hiprio queue carries what its driver waits for no answer to: FORGET. With `--cache=never` one comes with every
- * stat, and a kick and a signal for each would be half of all wake-ups. So while the guest is at work neither is
+ * stat, and a kick and a signal for each would be a third of all wake-ups. So while the guest is at work neither is
  * in a hurry: a FORGET is taken when a request has woken the device anyway, and the driver is signalled when
  * nothing has come for LINGER_MS, half of the ring is to be given back, or some requests later. A driver that
  * does wait (it sends the next FORGET after the signal) is found by that: where waiting was in vain some times,

@@ -78,20 +78,30 @@ struct LookupCold : Row {
   }
 };
 
+constexpr uint32_t kReadLarge = 0100000;  // O_RDONLY | O_LARGEFILE
+
+void buildOpen(Guest& g, Slot& s) {
+  s.arg<fuse_open_in>() = {};
+  s.arg<fuse_open_in>().flags = kReadLarge;
+  g.build(s, FUSE_OPEN, s.nodeid, sizeof(fuse_open_in), 0, sizeof(fuse_open_out), 0);
+}
+
+void buildRelease(Guest& g, Slot& s) {
+  s.arg<fuse_release_in>() = {};
+  s.arg<fuse_release_in>().fh = s.fh;
+  s.arg<fuse_release_in>().flags = kReadLarge;
+  g.build(s, FUSE_RELEASE, s.nodeid, sizeof(fuse_release_in), 0, 0, 0);
+}
+
 struct OpenRelease : Row {
   uint32_t files;
   explicit OpenRelease(uint32_t howMany) : files(howMany) {}
   bool request(Guest& g, const Tree& t, Slot& s) override {
     if (s.step == 0) {
       s.nodeid = t.files[next_++ % files];
-      s.arg<fuse_open_in>() = {};
-      s.arg<fuse_open_in>().flags = 0100000;  // O_RDONLY | O_LARGEFILE
-      g.build(s, FUSE_OPEN, s.nodeid, sizeof(fuse_open_in), 0, sizeof(fuse_open_out), 0);
+      buildOpen(g, s);
     } else {
-      s.arg<fuse_release_in>() = {};
-      s.arg<fuse_release_in>().fh = s.fh;
-      s.arg<fuse_release_in>().flags = 0100000;
-      g.build(s, FUSE_RELEASE, s.nodeid, sizeof(fuse_release_in), 0, 0, 0);
+      buildRelease(g, s);
     }
     return true;
   }
@@ -109,14 +119,9 @@ struct OpenFresh : Row {
       const uint32_t bytes = putName(s, 0, "entry-%04llu", next_++ % kListed);
       g.build(s, FUSE_LOOKUP, t.list, bytes, 0, sizeof(fuse_entry_out), 0);
     } else if (s.step == 1) {
-      s.arg<fuse_open_in>() = {};
-      s.arg<fuse_open_in>().flags = 0100000;  // O_RDONLY | O_LARGEFILE
-      g.build(s, FUSE_OPEN, s.nodeid, sizeof(fuse_open_in), 0, sizeof(fuse_open_out), 0);
+      buildOpen(g, s);
     } else {
-      s.arg<fuse_release_in>() = {};
-      s.arg<fuse_release_in>().fh = s.fh;
-      s.arg<fuse_release_in>().flags = 0100000;
-      g.build(s, FUSE_RELEASE, s.nodeid, sizeof(fuse_release_in), 0, 0, 0);
+      buildRelease(g, s);
     }
     return true;
   }
