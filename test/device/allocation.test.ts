@@ -18,6 +18,14 @@ const WARM_UP = 150_000
 const MOST_BYTES_PER_REQUEST = 2
 /** New space is a megabyte at the least: what is allowed above fills it so often, and the runtime once or twice. */
 const MOST_COLLECTIONS = 2 + Math.ceil((REQUESTS * MOST_BYTES_PER_REQUEST) / 2 ** 20)
+/** The heap may grow by so much in the long run: tables of the runtime. */
+const MOST_GROWTH_PER_REQUEST = 0.5
+/**
+ * Looks at one kind, until one finds nothing. The compiler works on a thread of its own, and on a busy machine (or
+ * with sanitizers) it is done when it gets a CPU: until then boxes and feedback are allocated. What a request
+ * allocates it allocates in every look.
+ */
+const MOST_LOOKS = 6
 
 const modes = [
   { what: 'as a daemon is by default', keepsMetadata: true, passthrough: wherePossible },
@@ -49,24 +57,34 @@ for (const { what, keepsMetadata, passthrough } of modes)
     for (const kind of HOT_KINDS) {
       const ask = hot.prepare(kind)
       ask(WARM_UP)
-      collect()
-      // Collections asked for are told of in a later turn.
-      await sleep(10)
-      collections = 0
-      const before = process.memoryUsage().heapUsed
-      const asked = ask(REQUESTS)
-      const after = process.memoryUsage().heapUsed
-      await sleep(10)
-      const happened = collections
-      collect()
-      const grown = (process.memoryUsage().heapUsed - before) / asked
-      // Without a collection between them, what is used more is what was allocated.
-      const allocated = (after - before) / asked
-      t.log(`${kind}: ${allocated.toFixed(2)} bytes a request, ${happened} collections`)
-      t.deepEqual([...new Set(hot.errors())], [kind === 'lookup of nothing' ? -2 : 0], kind)
-      t.true(allocated <= MOST_BYTES_PER_REQUEST, `${kind}: ${allocated} bytes a request`)
-      t.true(happened <= MOST_COLLECTIONS, `${kind}: ${happened} collections`)
-      t.true(grown <= 0.5, `${kind}: the heap grew by ${grown} bytes a request`)
+      for (let look = 1; ; look++) {
+        collect()
+        // Collections asked for are told of in a later turn.
+        await sleep(10)
+        collections = 0
+        const before = process.memoryUsage().heapUsed
+        const asked = ask(REQUESTS)
+        const after = process.memoryUsage().heapUsed
+        await sleep(10)
+        const happened = collections
+        collect()
+        const grown = (process.memoryUsage().heapUsed - before) / asked
+        // Without a collection between them, what is used more is what was allocated.
+        const allocated = (after - before) / asked
+        t.log(
+          `${kind}: ${allocated.toFixed(2)} bytes a request, ${happened} collections, kept ${grown.toFixed(2)}`,
+        )
+        t.deepEqual([...new Set(hot.errors())], [kind === 'lookup of nothing' ? -2 : 0], kind)
+        const clean =
+          allocated <= MOST_BYTES_PER_REQUEST &&
+          happened <= MOST_COLLECTIONS &&
+          grown <= MOST_GROWTH_PER_REQUEST
+        if (clean) break
+        if (look === MOST_LOOKS) {
+          t.fail(`${kind}: something is allocated in each of ${MOST_LOOKS} looks, see above`)
+          break
+        }
+      }
     }
     observer.disconnect()
     hot.end()

@@ -1,20 +1,23 @@
 /** When the device thread spins, when it sleeps, and what it asks of the guest meanwhile. Counts, no times. */
-import { writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { existsSync } from 'node:fs'
 import test from 'ava'
 import { concat, u32s, u64 } from '../helpers/front-end.js'
 import { native } from '../../src/native/addon.js'
 import { AdaptivePolling } from '../../src/device/polling.js'
 import { rig } from '../helpers/rig.js'
+import { StalledFileSystem } from '../helpers/stalled-fs.js'
 
 const FUSE_GETATTR = 3
 const FUSE_FSYNC = 20
 
-test('a guest that was answered is polled for; one that waits for the pool is not', t => {
-  const r = rig(t, { pollUs: 50 })
+const mounts = process.geteuid?.() === 0 && existsSync('/dev/fuse') ? test : test.skip
+
+mounts('a guest that was answered is polled for; one that waits for the pool is not', async t => {
+  const slow = await StalledFileSystem.mount()
+  t.teardown(() => slow.close())
+  const r = rig(t, { pollUs: 50, host: { sharedDir: slow.folder } })
   const client = r.client()
-  writeFileSync(join(r.folder, 'f'), 'x')
-  const nodeid = client.lookup(1, 'f')
+  const nodeid = client.lookup(1, 'slow')
   const fh = client.open(nodeid, 2)
   const { counters } = r.device
   const ring = r.front.rings[1]!
@@ -48,6 +51,7 @@ test('a guest that was answered is polled for; one that waits for the pool is no
   turn()
   turn()
   t.is(counters.spins, before.spins + 1, 'all it asked is in the pool')
+  slow.open()
   while (r.server.pendingCount > 0) r.device.turn()
   t.is(ring.takeUsed().length, 1)
   turn()
