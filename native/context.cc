@@ -124,7 +124,7 @@ void shareArray(napi_env env, napi_value object, const char* name, void* at, siz
 
 const HotCall kCoreCalls[] = {
     {"copyIn", callCopyIn}, {"copyOut", callCopyOut}, {"readv", callReadv},
-    {"writev", callWritev}, {"readvAfter", callReadvAfter}, {"readvSoon", callReadvSoon},
+    {"writev", callWritev}, {"readvAfter", callReadvAfter},
     {"submit", callSubmit},   {"reap", callReap},
     {"submitAlone", callSubmitAlone}, {"interrupt", callInterrupt},
     {"wait", callWait},     {"nowUs", callNowUs},     {"preemptions", callPreemptions}, {"eventSignal", callEventSignal}, {"markDirty", callMarkDirty},

@@ -266,7 +266,6 @@ void defineModuleProcess(napi_env env, napi_value exports);
 int64_t callReadv(Context& c, const double* a);
 int64_t callWritev(Context& c, const double* a);
 int64_t callReadvAfter(Context& c, const double* a);
-int64_t callReadvSoon(Context& c, const double* a);
 int64_t callSubmit(Context& c, const double* a);
 int64_t callSubmitAlone(Context& c, const double* a);
 int64_t callInterrupt(Context& c, const double* a);

@@ -61,7 +61,7 @@ bool ioArguments(const double* a, int* fd, int64_t* offset, int* flags) {
 }
 
 // With `forUs` again and again while the answer is EAGAIN, for so many microseconds; less when there is other work.
-int64_t retried(Context& c, const double* a, bool reading, uint64_t forUs) {
+int64_t io(Context& c, const double* a, bool reading, uint64_t forUs) {
   int fd, flags;
   int64_t offset;
   if (!ioArguments(a, &fd, &offset, &flags)) return -EINVAL;
@@ -79,8 +79,6 @@ int64_t retried(Context& c, const double* a, bool reading, uint64_t forUs) {
   if (logged) markRanges(*c.dirty, c.ranges, moved);
   return moved;
 }
-
-int64_t io(Context& c, const double* a, bool reading) { return retried(c, a, reading, 0); }
 
 enum PoolCall {
   kReadv,
@@ -286,15 +284,14 @@ std::unique_ptr<Job> takeSpare(Pool& pool) {
 
 }  // namespace
 
-int64_t callReadv(Context& c, const double* a) { return io(c, a, true); }
-int64_t callWritev(Context& c, const double* a) { return io(c, a, false); }
-
-// As readv, and for how many microseconds it may take.
-int64_t callReadvSoon(Context& c, const double* a) {
+// fd, first, count, skip, bytes, offset, flags, forUs
+int64_t callReadv(Context& c, const double* a) {
   uint64_t forUs;
   if (!asUnsigned(a[7], 10e6, &forUs)) return -EINVAL;
-  return retried(c, a, true, forUs);
+  return io(c, a, true, forUs);
 }
+
+int64_t callWritev(Context& c, const double* a) { return io(c, a, false, 0); }
 
 // fd, first, count, bytes, offset, flags, headAt, headBytes
 int64_t callReadvAfter(Context& c, const double* a) {

@@ -2,15 +2,23 @@
  * Events of a fanotify(7) group that names directory, entry and inode (FAN_REPORT_DFID_NAME_TARGET).
  * Source: include/uapi/linux/fanotify.h, fs/notify/fanotify/fanotify_user.c (Linux 6.1).
  */
-import { EVENT_METADATA_BYTES, FAN, MASK, MAX_KEY_BYTES, METADATA_LEN, PID } from './fanotify.js'
+import {
+  endOfHandle,
+  EVENT_METADATA_BYTES,
+  FAN,
+  INFO_FSID,
+  INFO_LEN,
+  MASK,
+  METADATA_LEN,
+  PID,
+  TYPE_FID,
+} from './fanotify.js'
 
-/** struct fanotify_event_info_header: u8 info_type, u8, u16 len; then u64 fsid, struct file_handle, and a name with NUL. */
-const INFO_HEADER_BYTES = 4
-const FILE_HANDLE = INFO_HEADER_BYTES + 8
-const HANDLE_HEAD_BYTES = 8
+/** struct fanotify_event_info_header: what comes before the fsid. */
+const INFO_HEADER_BYTES = INFO_FSID
 
 /** FAN_EVENT_INFO_TYPE_*. */
-const INFO = { FID: 1, DFID_NAME: 2, DFID: 3, OLD_DFID_NAME: 10, NEW_DFID_NAME: 12 } as const
+const INFO = { FID: TYPE_FID, DFID_NAME: 2, DFID: 3, OLD_DFID_NAME: 10, NEW_DFID_NAME: 12 } as const
 
 /** An entry of a directory. */
 export interface EventPlace {
@@ -65,12 +73,12 @@ function readEvent(events: Buffer, at: number, records: number, end: number): Na
     inode: undefined as string | undefined,
   }
   for (let record = records; record + INFO_HEADER_BYTES <= end; ) {
-    const length = events.readUInt16LE(record + 2)
+    const length = events.readUInt16LE(record + INFO_LEN)
     if (length < INFO_HEADER_BYTES || record + length > end) return OVERFLOW
     const next = record + length
     const handleEnd = endOfHandle(events, record, next)
     if (handleEnd > 0) {
-      const key = events.toString('latin1', record + INFO_HEADER_BYTES, handleEnd)
+      const key = events.toString('latin1', record + INFO_FSID, handleEnd)
       const type = events[record]
       if (type === INFO.FID) event.inode = key
       else if (type === INFO.DFID) event.place = { directory: key, name: '' }
@@ -81,14 +89,6 @@ function readEvent(events: Buffer, at: number, records: number, end: number): Na
     record = next
   }
   return event
-}
-
-/** Where the file handle of a record ends; 0: it has none that fits. */
-function endOfHandle(events: Buffer, record: number, end: number): number {
-  if (record + FILE_HANDLE + HANDLE_HEAD_BYTES > end) return 0
-  const handleEnd =
-    record + FILE_HANDLE + HANDLE_HEAD_BYTES + events.readUInt32LE(record + FILE_HANDLE)
-  return handleEnd > end || handleEnd - record - INFO_HEADER_BYTES > MAX_KEY_BYTES ? 0 : handleEnd
 }
 
 function placeOf(events: Buffer, directory: string, at: number, end: number): EventPlace {

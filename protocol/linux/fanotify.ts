@@ -26,15 +26,18 @@ export const MASK = 8
 export const PID = 20
 export const METADATA_LEN = 6
 export const EVENT_METADATA_BYTES = 24
-/** struct fanotify_event_info_fid: u8 type, u8, u16 len, then u64 fsid and struct file_handle. */
-const INFO_LEN = 2
-const INFO_FSID = 4
+/** struct fanotify_event_info_fid: u8 info_type, u8, u16 len; then u64 fsid, struct file_handle, and perhaps a name with NUL. */
+export const INFO_LEN = 2
+export const INFO_FSID = 4
 const INFO_HANDLE = 12
+/** struct file_handle: u32 handle_bytes, i32 handle_type, and its bytes (MAX_HANDLE_SZ at most). */
+const HANDLE_HEAD_BYTES = 8
+const MAX_HANDLE_BYTES = 128
 /** FAN_EVENT_INFO_TYPE_FID. */
-const TYPE_FID = 1
+export const TYPE_FID = 1
 
-/** Longest inode key: fsid, u32 handle_bytes, i32 handle_type, MAX_HANDLE_SZ. */
-export const MAX_KEY_BYTES = 8 + 8 + 128
+/** Longest inode key: fsid and file handle. */
+export const MAX_KEY_BYTES = 8 + HANDLE_HEAD_BYTES + MAX_HANDLE_BYTES
 
 export interface ChangeSink {
   /**
@@ -62,9 +65,22 @@ export function readEvents(events: Buffer, bytes: number, sink: ChangeSink): voi
 }
 
 function inodeKey(events: Buffer, at: number, end: number): string | undefined {
-  if (at + INFO_HANDLE + 8 > end || events[at] !== TYPE_FID) return undefined
-  const handleBytes = events.readUInt32LE(at + INFO_HANDLE)
-  const keyEnd = at + INFO_HANDLE + 8 + handleBytes
-  if (handleBytes === 0 || keyEnd > at + events.readUInt16LE(at + INFO_LEN)) return undefined
+  const keyEnd = endOfHandle(events, at, end)
+  if (keyEnd === 0 || events[at] !== TYPE_FID) return undefined
   return events.toString('latin1', at + INFO_FSID, keyEnd)
+}
+
+/**
+ * Where the file handle of the information record at `record` ends, in an event that ends at `end`. 0: the record has
+ * none, or one that is empty, too long, or not all inside the record.
+ */
+export function endOfHandle(events: Buffer, record: number, end: number): number {
+  const handle = record + INFO_HANDLE
+  if (handle + HANDLE_HEAD_BYTES > end) return 0
+  const recordEnd = Math.min(record + events.readUInt16LE(record + INFO_LEN), end)
+  const handleBytes = events.readUInt32LE(handle)
+  const handleEnd = handle + HANDLE_HEAD_BYTES + handleBytes
+  return handleBytes === 0 || handleBytes > MAX_HANDLE_BYTES || handleEnd > recordEnd
+    ? 0
+    : handleEnd
 }

@@ -16,19 +16,12 @@ import { HEAD_BYTES, LATE_REPLY_AT, REPLY_AT, REQUEST_AT, REQUEST_BYTES } from '
 import type { Operation } from './operation.js'
 import { OPERATIONS } from './operations.js'
 import { ReplySink } from './ops-directory.js'
+import { LATE_SEGMENTS, type Pending, PendingRequests } from './pending.js'
 import { FuseRequest, OUT_HEADER_BYTES, type Suspender } from './request.js'
 import { FuseSession, type SessionOptions } from './session.js'
 import { SPREAD_BYTES, type Spreading } from './spreading.js'
 
 const IN_HEADER_BYTES = fuse_in_header.SIZE
-/** A reply that comes later has this much body at most (fuse_write_out, fuse_lk_out). */
-const LATE_BODY_BYTES = 32
-/** Segments a late reply's header and body can lie in: a byte each at worst. */
-const LATE_SEGMENTS = OUT_HEADER_BYTES + LATE_BODY_BYTES
-/** Requests that can wait for their answer at once. */
-const MAX_PENDING = 4096
-/** Interrupts remembered that came before their request, on another ring. */
-const EARLY_INTERRUPTS = 64
 
 /** `handle`: the request waits; `onComplete` will be called. */
 export const SUSPENDED = -1
@@ -57,22 +50,6 @@ export interface ServerTrace {
   reply(opcode: number, view: DataView, at: number, length: number): void
 }
 
-/** A request that waits: where it came from, and where its reply's first bytes go. */
-class Pending {
-  queue = 0
-  head = 0
-  opcode = 0
-  nodeid = 0
-  uniqueLow = 0
-  uniqueHigh = 0
-  writeBytes = 0
-  /** It counts against the room for those that wait for what others do. */
-  mayLast = false
-  spread = false
-  segmentCount = 0
-  readonly segments = new Float64Array(LATE_SEGMENTS * 2)
-}
-
 export class FuseServer implements Suspender {
   readonly session: FuseSession
   readonly fs: FileSystem
@@ -81,24 +58,12 @@ export class FuseServer implements Suspender {
   /** Requests taken and errors answered, by opcode. */
   readonly requests = new Float64Array(OPCODE_LIMIT)
   readonly errors = new Float64Array(OPCODE_LIMIT)
-  pendingCount = 0
-  /** Those of them that do not wait for anything: the pool moves their data. */
-  spreadCount = 0
-  /** READs that the pool was given for that, ever. */
-  spreadTotal = 0
-
   readonly #context: Context
   readonly #request: FuseRequest
   readonly #directIo: DirectIo
   readonly #options: ServerOptions
   readonly #call: { fs: FileSystem; session: FuseSession; request: FuseRequest; buffers: Buffers }
-  readonly #pending: (Pending | undefined)[] = []
-  readonly #sparePending: Pending[] = []
-  readonly #freeTokens: number[] = []
-  readonly #inFlight: number[] = []
-  readonly #lasting: number[] = []
-  /** `unique` as two words, oldest first. */
-  readonly #early: [low: number, high: number][] = []
+  readonly #pending = new PendingRequests()
   /** Segments at the end of the list, for late replies. */
   readonly #lateSegments: number
   #queue = 0
@@ -125,9 +90,22 @@ export class FuseServer implements Suspender {
     return this.fs.waits?.againMs ?? 1
   }
 
-  /** Suspended requests of a queue. */
+  /** Suspended requests. */
+  get pendingCount(): number {
+    return this.#pending.count
+  }
+  /** Those of them that do not wait for anything: the pool moves their data. */
+  get spreadCount(): number {
+    return this.#pending.spreadCount
+  }
+  /** READs that the pool was given for that, ever. */
+  get spreadTotal(): number {
+    return this.#pending.spreadTotal
+  }
+
+  /** Those of a queue. */
   inFlight(queue: number): number {
-    return this.#inFlight[queue] ?? 0
+    return this.#pending.inFlight(queue)
   }
 
   /**
@@ -302,106 +280,60 @@ export class FuseServer implements Suspender {
   }
 
   suspend(mayLast: boolean): number {
+    const request = this.#request
+    const queue = this.#queue
     if (mayLast) {
-      const fault = this.#mayLast()
+      const fault = this.#pending.mayLast(queue, request, this.#options.waitRoom(queue))
       if (fault < 0) return fault
     }
-    const token = this.#freeTokens.pop() ?? this.#pending.length
-    if (token >= MAX_PENDING) return -Errno.EAGAIN
-    const pending = this.#sparePending.pop() ?? new Pending()
     const { buffers } = this.#call
-    const request = this.#request
-    pending.queue = this.#queue
-    pending.head = this.#head
-    pending.opcode = request.opcode
-    pending.nodeid = request.nodeid
-    pending.uniqueLow = request.uniqueLow
-    pending.uniqueHigh = request.uniqueHigh
-    pending.writeBytes = buffers.writeBytes
-    pending.mayLast = mayLast
-    if (mayLast) this.#lasting[this.#queue] = (this.#lasting[this.#queue] ?? 0) + 1
-    pending.spread = this.#spread
-    if (this.#spread) {
-      this.spreadCount++
-      this.spreadTotal++
-    }
-    pending.segmentCount = copySegments(this.#context.segments, buffers, pending.segments)
-    this.#pending[token] = pending
-    this.#inFlight[this.#queue] = this.inFlight(this.#queue) + 1
-    this.pendingCount++
-    this.#suspended = true
+    const { segments } = this.#context
+    const token = this.#pending.add(
+      queue,
+      this.#head,
+      request,
+      buffers,
+      segments,
+      mayLast,
+      this.#spread,
+    )
+    if (token >= 0) this.#suspended = true
     return token
-  }
-
-  #mayLast(): number {
-    const { uniqueLow, uniqueHigh } = this.#request
-    const early = this.#early.findIndex(([low, high]) => low === uniqueLow && high === uniqueHigh)
-    if (early >= 0) {
-      this.#early.splice(early, 1)
-      return -Errno.EINTR
-    }
-    const room = this.#options.waitRoom(this.#queue)
-    return (this.#lasting[this.#queue] ?? 0) < room ? 0 : -Errno.EAGAIN
   }
 
   /** FUSE_INTERRUPT. It comes on another ring, and so perhaps before what it is about. */
   interrupt(uniqueLow: number, uniqueHigh: number): void {
-    const token = this.#pending.findIndex(
-      one => one !== undefined && one.uniqueLow === uniqueLow && one.uniqueHigh === uniqueHigh,
-    )
-    if (token >= 0) {
-      this.fs.interrupt(token, -Errno.EINTR)
-      return
-    }
-    this.#early.push([uniqueLow, uniqueHigh])
-    if (this.#early.length > EARLY_INTERRUPTS) this.#early.shift()
+    const token = this.#pending.interrupted(uniqueLow, uniqueHigh)
+    if (token >= 0) this.fs.interrupt(token, -Errno.EINTR)
   }
 
   /** Answers those requests of a queue that wait for what others do: ENOLCK. */
   giveUpWaits(queue: number): void {
-    for (const [token, pending] of this.#pending.entries())
-      if (pending?.mayLast === true && pending.queue === queue)
-        this.fs.interrupt(token, -Errno.ENOLCK)
-  }
-
-  #release(token: number, pending: Pending): void {
-    this.#pending[token] = undefined
-    this.#freeTokens.push(token)
-    this.#inFlight[pending.queue]!--
-    if (pending.mayLast) this.#lasting[pending.queue]!--
-    this.pendingCount--
-    if (pending.spread) this.spreadCount--
+    for (const token of this.#pending.lasting(queue)) this.fs.interrupt(token, -Errno.ENOLCK)
   }
 
   complete(token: number, result: Outcome): void {
-    const pending = this.#pending[token]
+    const pending = this.#pending.get(token)
     if (pending === undefined) throw new Error(`request ${token} was answered twice`)
-    this.#release(token, pending)
+    this.#pending.remove(token, pending)
     this.fs.waits?.completed(token)
     const written = this.#replyLate(pending, result)
-    this.#sparePending.push(pending)
+    this.#pending.recycle(pending)
     this.#options.onComplete(pending.queue, pending.head, written)
   }
 
   /** A suspended request may be making the node's file longer. */
   grows(nodeid: number): boolean {
-    return this.#pending.some(
-      one =>
-        one !== undefined &&
-        (one.opcode === Opcode.FUSE_COPY_FILE_RANGE ||
-          one.opcode === Opcode.FUSE_COPY_FILE_RANGE_64 ||
-          (one.nodeid === nodeid &&
-            (one.opcode === Opcode.FUSE_WRITE || one.opcode === Opcode.FUSE_FALLOCATE))),
-    )
+    return this.#pending.grows(nodeid)
   }
 
   /** The suspended request in hand was not submitted after all: it will be answered by its return value. */
   cancel(token: number): void {
-    const pending = this.#pending[token]
+    const pending = this.#pending.get(token)
     if (pending === undefined) return
-    this.#release(token, pending)
+    this.#pending.remove(token, pending)
     this.#suspended = false
-    this.#sparePending.push(pending)
+    this.#pending.recycle(pending)
   }
 
   #replyLate(pending: Pending, outcome: Outcome): number {
@@ -457,18 +389,4 @@ function writeOutHeader(
 /** Linux drops a reply whose error is outside (-512, 0): such an outcome would be a back end's bug. */
 function clampErrno(outcome: Outcome): number {
   return outcome > -512 ? outcome : -Errno.EIO
-}
-
-/** Takes the writable segments that hold the first LATE_SEGMENTS bytes of the reply. */
-function copySegments(from: Float64Array, buffers: Buffers, to: Float64Array): number {
-  let bytes = 0
-  let count = 0
-  while (count < buffers.writeCount && bytes < LATE_SEGMENTS && count < LATE_SEGMENTS) {
-    const at = (buffers.writeFirst + count) * 2
-    to[count * 2] = from[at]!
-    to[count * 2 + 1] = from[at + 1]!
-    bytes += from[at + 1]!
-    count++
-  }
-  return count
 }

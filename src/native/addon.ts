@@ -46,7 +46,6 @@ export interface HotCalls {
   readv(): void
   writev(): void
   readvAfter(): void
-  readvSoon(): void
   openat(): void
   reopen(): void
   close(): void

@@ -77,7 +77,11 @@ export class Context {
     return m[0]!
   }
 
-  /** preadv2 from `fd` at `offset` into guest memory, at most `bytes`; `flags` are RWF_*. Any number of segments. */
+  /**
+   * preadv2 from `fd` at `offset` into guest memory, at most `bytes`; `flags` are RWF_*. Any number of segments.
+   * With `forUs` it is tried again for so many microseconds (at most 10 s) while the answer is EAGAIN: spinning, for
+   * data that a disk is about to deliver. EAGAIN it took longer, or a watched ring has moved, or a job is finished.
+   */
   readv(
     fd: number,
     first: number,
@@ -86,8 +90,10 @@ export class Context {
     bytes: number,
     offset: number,
     flags: number,
+    forUs = 0,
   ): number {
-    this.#io(fd, first, count, skip, bytes, offset, flags)
+    this.#put7(fd, first, count, skip, bytes, offset, flags)
+    this.#mail[8] = forUs
     this.raw.readv()
     return this.#mail[0]!
   }
@@ -120,26 +126,6 @@ export class Context {
     return m[0]!
   }
 
-  /**
-   * As `readv`, tried again for `forUs` microseconds (at most 10 s) while the answer is EAGAIN: spinning, for data that
-   * a disk is about to deliver. EAGAIN it took longer, or a watched ring has moved, or a job is finished.
-   */
-  readvSoon(
-    fd: number,
-    first: number,
-    count: number,
-    skip: number,
-    bytes: number,
-    offset: number,
-    flags: number,
-    forUs: number,
-  ): number {
-    this.#io(fd, first, count, skip, bytes, offset, flags)
-    this.#mail[8] = forUs
-    this.raw.readvSoon()
-    return this.#mail[0]!
-  }
-
   /** pwritev2 from guest memory to `fd` at `offset`. */
   writev(
     fd: number,
@@ -150,7 +136,7 @@ export class Context {
     offset: number,
     flags: number,
   ): number {
-    this.#io(fd, first, count, skip, bytes, offset, flags)
+    this.#put7(fd, first, count, skip, bytes, offset, flags)
     this.raw.writev()
     return this.#mail[0]!
   }
@@ -168,28 +154,20 @@ export class Context {
     bytes: number,
     offset: number,
   ): number {
-    this.#io(id, first, count, skip, bytes, offset, 0)
+    this.#put7(id, first, count, skip, bytes, offset, 0)
     this.raw.readMapped()
     return this.#mail[0]!
   }
 
-  #io(
-    fd: number,
-    first: number,
-    count: number,
-    skip: number,
-    bytes: number,
-    offset: number,
-    flags: number,
-  ): void {
+  #put7(a: number, b: number, c: number, d: number, e: number, f: number, g: number): void {
     const m = this.#mail
-    m[1] = fd
-    m[2] = first
-    m[3] = count
-    m[4] = skip
-    m[5] = bytes
-    m[6] = offset
-    m[7] = flags
+    m[1] = a
+    m[2] = b
+    m[3] = c
+    m[4] = d
+    m[5] = e
+    m[6] = f
+    m[7] = g
   }
 
   // --- the pool -----------------------------------------------------------------------------------
@@ -210,18 +188,9 @@ export class Context {
     f = 0,
     g = 0,
   ): number {
-    const m = this.#mail
-    m[1] = a
-    m[2] = b
-    m[3] = c
-    m[4] = d
-    m[5] = e
-    m[6] = f
-    m[7] = g
-    m[8] = call
-    m[9] = token
+    this.#job(call, token, a, b, c, d, e, f, g)
     this.raw.submit()
-    return m[0]!
+    return this.#mail[0]!
   }
 
   /**
@@ -229,18 +198,25 @@ export class Context {
    * `PoolCall.flock` and `ofdLock`. Errors: EINVAL another call; EAGAIN too many such jobs (256).
    */
   submitAlone(call: PoolCall, token: number, a: number, b = 0, c = 0, d = 0): number {
-    const m = this.#mail
-    m[1] = a
-    m[2] = b
-    m[3] = c
-    m[4] = d
-    m[5] = 0
-    m[6] = 0
-    m[7] = 0
-    m[8] = call
-    m[9] = token
+    this.#job(call, token, a, b, c, d, 0, 0, 0)
     this.raw.submitAlone()
-    return m[0]!
+    return this.#mail[0]!
+  }
+
+  #job(
+    call: PoolCall,
+    token: number,
+    a: number,
+    b: number,
+    c: number,
+    d: number,
+    e: number,
+    f: number,
+    g: number,
+  ): void {
+    this.#put7(a, b, c, d, e, f, g)
+    this.#mail[8] = call
+    this.#mail[9] = token
   }
 
   /**

@@ -5,6 +5,7 @@ import { MemoryFileSystem } from '../../src/filesystems/memory/memory-filesystem
 import { MemoryStore } from '../../src/filesystems/memory/store.js'
 import type { Context } from '../../src/native/context.js'
 import { random } from '../helpers/random.js'
+import { FileModel } from './model.js'
 import { type DaxRig, daxRigs, MIB, pattern, RANGE } from './rig.js'
 
 const STEPS = Number(process.env.DAX_STEPS ?? 400)
@@ -72,44 +73,33 @@ for (const seed of [1, 2, 3])
       { r: rigs[0], nodeid: made.nodeid, fh: made.fh },
       { r: rigs[1], nodeid: inB, fh: rigs[1].guest.open(inB) },
     ]
-    let model = Buffer.alloc(0)
+    const model = new FileModel()
     for (let step = 0; step < STEPS; step++) {
       const { r, nodeid, fh } = guests[pick(2)]!
       switch (pick(4)) {
         case 0: {
           const size = pick(3 * MIB)
           t.is(r.truncate(nodeid, size), 0)
-          const next = Buffer.alloc(size)
-          model.copy(next, 0, 0, size)
-          model = next
+          model.resize(size)
           break
         }
         case 1: {
           const at = pick(model.length + 1)
           const data = Buffer.alloc(1 + pick(30_000), step | 1)
           t.is(r.guest.write(nodeid, fh, at, data), data.length)
-          const next = Buffer.alloc(Math.max(model.length, at + data.length))
-          model.copy(next)
-          data.copy(next, at)
-          model = next
+          model.write(at, data)
           break
         }
         case 2:
           r.setup(nodeid, pick(4) * RANGE, pick(2) * RANGE)
           break
-        default: {
+        default:
           // Who asks nothing has what he was told of before.
-          const [range] = [...r.window.table.ranges.values()]
-          const told = r.getattr(nodeid).size
-          if (range === undefined || told - range.fileOffset < 10) break
-          const at = pick(Math.min(told - range.fileOffset, RANGE) - 9)
-          r.vmm.write(range.offset + at, Buffer.from('mapped'))
-          model.write('mapped', range.fileOffset + at)
-        }
+          model.store(r, r.getattr(nodeid).size, pick)
       }
       for (const guest of guests)
         for (const { offset, fileOffset, file, covered } of guest.r.window.table.ranges.values()) {
-          const want = model.subarray(fileOffset, Math.min(file.told, fileOffset + RANGE))
+          const want = model.bytes.subarray(fileOffset, Math.min(file.told, fileOffset + RANGE))
           // But for pages that wait for the file to grow, past what the guest knows of.
           guest.r.vmm.read(offset, Math.min(covered, Math.max(0, file.told - fileOffset)))
           if (!guest.r.vmm.read(offset, want.length).equals(want))

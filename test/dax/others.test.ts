@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { random } from '../helpers/random.js'
+import { FileModel } from './model.js'
 import { type DaxRig, type DaxRigOptions, daxRig, daxRigs, MIB, pattern, RANGE } from './rig.js'
 
 const PAGE = 4096
@@ -130,7 +131,7 @@ for (const policy of ['exclusive', 'always'] as const)
       const pick = random(seed)
       const path = join(r.folder, 'f')
       writeFileSync(path, pattern(RANGE))
-      let model = Buffer.from(pattern(RANGE))
+      const model = new FileModel(pattern(RANGE))
       const nodeid = r.guest.lookup(1, 'f')
       const fh = r.guest.open(nodeid)
       let told = RANGE
@@ -140,23 +141,21 @@ for (const policy of ['exclusive', 'always'] as const)
           case 0: {
             const size = pick(3) === 0 ? pick(2) * PAGE : pick(3 * MIB)
             truncateSync(path, size)
-            const next = Buffer.alloc(size)
-            model.copy(next, 0, 0, size)
-            model = next
+            model.resize(size)
             break
           }
           case 1: {
             const data = Buffer.alloc(bytes, step | 1)
             if (model.length + bytes > 4 * MIB) break
             appendFileSync(path, data)
-            model = Buffer.concat([model, data])
+            model.append(data)
             break
           }
           case 2: {
             const data = pattern(pick(3) * PAGE, step)
             if (model.length + data.length > 4 * MIB) break
             appendFileSync(path, data)
-            model = Buffer.concat([model, data])
+            model.append(data)
             break
           }
           case 3:
@@ -171,17 +170,14 @@ for (const policy of ['exclusive', 'always'] as const)
             const data = Buffer.alloc(bytes, step | 1)
             if (told + bytes > 4 * MIB) break
             if (r.guest.write(nodeid, fh, told, data) !== bytes) throw new Error('WRITE failed')
-            const next = Buffer.alloc(Math.max(model.length, told + bytes))
-            model.copy(next)
-            data.copy(next, told)
-            model = next
+            model.write(told, data)
           }
         }
         if (pick(2) === 0) notice(r)
         told = r.getattr(nodeid).size
         t.true(told <= model.length)
         for (const range of r.window.table.ranges.values()) {
-          const want = model.subarray(
+          const want = model.bytes.subarray(
             range.fileOffset,
             Math.min(told, range.fileOffset + range.bytes),
           )

@@ -2,6 +2,7 @@
 import { readdirSync } from 'node:fs'
 import test from 'ava'
 import { random } from '../helpers/random.js'
+import { FileModel } from './model.js'
 import { daxRig, MIB, RANGE } from './rig.js'
 
 const STEPS = Number(process.env.DAX_STEPS ?? 600)
@@ -20,18 +21,13 @@ for (const backEnd of ['host', 'memory'] as const)
       const pick = random(seed)
       const files = Array.from({ length: FILES }, (_, i) => ({
         ...r.guest.create(1, `f${i}`),
-        model: Buffer.alloc(0),
+        model: new FileModel(),
       }))
       const slots: ({ file: number; foffset: number } | undefined)[] = Array(SLOTS).fill(undefined)
-      const resize = (file: (typeof files)[number], size: number): void => {
-        const next = Buffer.alloc(size)
-        file.model.copy(next, 0, 0, size)
-        file.model = next
-      }
       const check = (slot: number): void => {
         const at = slots[slot]
         if (at === undefined) return
-        const want = files[at.file]!.model.subarray(at.foffset, at.foffset + RANGE)
+        const want = files[at.file]!.model.bytes.subarray(at.foffset, at.foffset + RANGE)
         const got = r.vmm.read(slot * RANGE, want.length)
         if (!got.equals(want)) {
           const first = got.findIndex((byte, i) => byte !== want[i])
@@ -63,7 +59,7 @@ for (const backEnd of ['host', 'memory'] as const)
           case 2: {
             const size = pick(4) === 0 ? 0 : pick(MOST)
             t.is(r.truncate(file.nodeid, size), 0)
-            resize(file, size)
+            file.model.resize(size)
             break
           }
           case 3: {
@@ -79,7 +75,7 @@ for (const backEnd of ['host', 'memory'] as const)
               step,
             )
             r.vmm.write(slot * RANGE + from, data)
-            data.copy(model, at.foffset + from)
+            model.write(at.foffset + from, data)
             break
           }
           default: {
@@ -87,8 +83,7 @@ for (const backEnd of ['host', 'memory'] as const)
               pick(2) === 0 ? file.model.length : pick(Math.min(MOST, file.model.length + 9000))
             const data = Buffer.alloc(1 + pick(20_000), step + 1)
             if (at + data.length > MOST) break
-            if (at + data.length > file.model.length) resize(file, at + data.length)
-            data.copy(file.model, at)
+            file.model.write(at, data)
             t.is(r.guest.write(file.nodeid, file.fh, at, data), data.length)
           }
         }

@@ -21,6 +21,7 @@ import { concat, u32s, u64 } from '../helpers/front-end.js'
 import { type FuseReply, text } from '../helpers/fuse-client.js'
 import { random } from '../helpers/random.js'
 import { makeContext } from '../native/support.js'
+import { FileModel } from './model.js'
 import { type DaxRig, type DaxRigOptions, daxRigs, MIB, pattern, RANGE } from './rig.js'
 
 const PAGE = 4096
@@ -335,7 +336,7 @@ for (const seed of [1, 2, 3])
     const scene = new Scene(t, options, options, options)
     const pick = random(seed)
     scene.write('f', RANGE)
-    let model = Buffer.from(pattern(RANGE))
+    const model = new FileModel(pattern(RANGE))
     const guests: { r: DaxRig; nodeid: number; fh: bigint }[] = []
     for (const r of scene.rigs) {
       const nodeid = await scene.lookup(r, 'f')
@@ -347,9 +348,7 @@ for (const seed of [1, 2, 3])
         case 0: {
           const size = pick(3) === 0 ? pick(2) * PAGE : pick(3 * MIB)
           t.is((await scene.ask(r, Opcode.FUSE_SETATTR, nodeid, sizeBody(size))).error, 0)
-          const next = Buffer.alloc(size)
-          model.copy(next, 0, 0, size)
-          model = next
+          model.resize(size)
           break
         }
         case 1: {
@@ -357,10 +356,7 @@ for (const seed of [1, 2, 3])
           const data = Buffer.alloc(1 + pick(30_000), step | 1)
           if (at + data.length > 4 * MIB) break
           t.is((await scene.ask(r, Opcode.FUSE_WRITE, nodeid, writeBody(fh, at, data))).error, 0)
-          const next = Buffer.alloc(Math.max(model.length, at + data.length))
-          model.copy(next)
-          data.copy(next, at)
-          model = next
+          model.write(at, data)
           break
         }
         case 2:
@@ -369,14 +365,8 @@ for (const seed of [1, 2, 3])
         case 3:
           r.remove([pick(4) * RANGE, RANGE])
           break
-        default: {
-          const [range] = [...r.window.table.ranges.values()]
-          const told = (await scene.getattr(r, nodeid)).stat.size
-          if (range === undefined || told - range.fileOffset < 10) break
-          const at = range.fileOffset + pick(Math.min(told - range.fileOffset, RANGE) - 9)
-          r.vmm.write(range.offset + at - range.fileOffset, Buffer.from('mapped'))
-          model.write('mapped', at)
-        }
+        default:
+          model.store(r, (await scene.getattr(r, nodeid)).stat.size, pick)
       }
       // What it was told before may be more than there is; then it reads zeros.
       for (const { r: one } of guests)
@@ -386,13 +376,13 @@ for (const seed of [1, 2, 3])
         const told = (await scene.getattr(guest.r, guest.nodeid)).stat.size
         t.is(told, model.length)
         for (const range of guest.r.window.table.ranges.values()) {
-          const want = model.subarray(range.fileOffset, range.fileOffset + RANGE)
+          const want = model.bytes.subarray(range.fileOffset, range.fileOffset + RANGE)
           if (!guest.r.vmm.read(range.offset, want.length).equals(want))
             t.fail(`step ${step}: range at ${range.offset} of a file of ${model.length}`)
         }
       }
     }
-    t.true(readFileSync(join(scene.folder, 'f')).equals(model))
+    t.true(readFileSync(join(scene.folder, 'f')).equals(model.bytes))
     t.true(scene.rigs.some(r => r.window.counters.revoked > 0))
     for (const r of scene.rigs) {
       t.is(r.coherence!.mappings.counters.forced, 0)

@@ -47,7 +47,7 @@ test('a read is tried again until the data is there, but not while there is othe
   t.teardown(() => closeSync(fd))
   context.segments.set([GUEST, PAGE])
   const read = (page: number, forUs: number): number =>
-    context.readvSoon(fd, 0, 1, 0, PAGE, page * PAGE, RWF_NOWAIT, forUs)
+    context.readv(fd, 0, 1, 0, PAGE, page * PAGE, RWF_NOWAIT, forUs)
 
   let cold = 0
   for (let page = 0; page < PAGES; page += 8) {

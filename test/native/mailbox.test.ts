@@ -137,8 +137,7 @@ function scene(t: ExecutionContext): Scene {
   const rows: Row[] = [
     { call: 'copyIn', at: [3], args: () => [0, 2, 0, OUT, 5000] },
     { call: 'copyOut', at: [3], args: () => [0, 2, 10, OUT, 5000] },
-    { call: 'readv', args: () => [file, 0, 2, 0, 5000, 0, 0] },
-    { call: 'readvSoon', args: () => [file, 0, 2, 0, 5000, 0, 0, 10] },
+    { call: 'readv', args: () => [file, 0, 2, 0, 5000, 0, 0, 10] },
     { call: 'writev', args: () => [file, 0, 1, 0, 100, 0, 0], after: clean },
     {
       call: 'openat',

@@ -236,7 +236,7 @@ function readNow(
   const until = waitUs === 0 ? 0 : host.context.nowUs() + waitUs
   let done = 0
   while (done < bytes) {
-    const got = host.context.readvSoon(
+    const got = host.context.readv(
       handle.fd,
       first,
       count,

@@ -1,5 +1,12 @@
 /** Nodes of the in-memory file system: metadata here, file data in a memfd each. */
-import { S_IFDIR, S_IFMT, S_IFREG } from '../../../protocol/linux/constants.js'
+import {
+  S_IFDIR,
+  S_IFMT,
+  S_IFREG,
+  S_ISGID,
+  S_ISUID,
+  S_IXGRP,
+} from '../../../protocol/linux/constants.js'
 import type { NodeBase } from '../../vfs/node-table.js'
 import type { Attributes } from '../../vfs/replies.js'
 
@@ -79,6 +86,12 @@ export class MemoryNode {
       this.mtimeNsec = 0
     }
     this.ctimeMs = now
+  }
+
+  /** Clears set-id bits, as the kernel does for a write by an ordinary user. */
+  dropSetId(): void {
+    this.mode &= ~S_ISUID
+    if ((this.mode & (S_ISGID | S_IXGRP)) === (S_ISGID | S_IXGRP)) this.mode &= ~S_ISGID
   }
 
   fill(attr: Attributes, blocks: number): void {

@@ -3,8 +3,8 @@
  * the same time, each by a MemoryFileSystem of its own on the same thread.
  */
 import { S_IFDIR } from '../../../protocol/linux/constants.js'
-import type { MemoryFileSystem } from './memory-filesystem.js'
 import { MemoryNode } from './nodes.js'
+import type { MemoryView } from './view.js'
 
 export interface MemoryOptions {
   /** Most bytes of file data, the sum of all sizes; past it ENOSPC. */
@@ -19,7 +19,7 @@ export class MemoryStore {
   readonly options: MemoryOptions
   readonly root: MemoryNode
   /** Those that show it, one for each guest. */
-  readonly views = new Set<MemoryFileSystem>()
+  readonly views = new Set<MemoryView>()
   nodeTotal = 0
   bytes = 0
   #nextIno = 1
