@@ -27,7 +27,7 @@ const PAGE = 4096
 const TIMES = { leaseMs: 20, marginMs: 10, quietMs: 10 }
 const O_RDWR = 2
 const O_TRUNC = 0o1000
-const LIMIT_MS = 8000
+const LIMIT_MS = 60_000
 const STEPS = Number(process.env.DAX_STEPS ?? 150)
 
 /** Daemons that run as long as they are in `running`, and a clock that tests can set forward. */
@@ -402,7 +402,7 @@ for (const seed of [1, 2, 3])
   })
 
 test('whatever was written into the table, every request is answered in the end', async t => {
-  t.timeout(300_000)
+  t.timeout(600_000)
   const scene = new Scene(t, {}, {})
   const [a, b] = scene.rigs as [DaxRig, DaxRig]
   const fd = openTableFile(scene.table)
@@ -431,7 +431,7 @@ test('whatever was written into the table, every request is answered in the end'
     const began = performance.now()
     for (let turns = 0; ends() === undefined; turns++) {
       // A lease that was written there may last for 8 s, and so a device waits before it looks again.
-      if (performance.now() - began > 40_000) throw new Error(`step ${step} is not answered`)
+      if (performance.now() - began > 100_000) throw new Error(`step ${step} is not answered`)
       const other = words[places[pick(places.length)]!]!
       const value = pick(2) === 0 ? pick(2 ** 32) | 0 : other
       // Who goes on for ever makes each request wait for 10 s.
