@@ -18,7 +18,7 @@ const test = anyTest as TestFn<{ folder: string; running: Running }>
 /** Queues of the daemon in this test. */
 const QUEUES = 2
 const FEW = 64
-const LIMIT_MS = 5_000
+const LIMIT_MS = 60_000
 
 test.before(async t => {
   const folder = mkdtempSync(join(tmpdir(), 'virtiofsd-ruler-'))

@@ -17,24 +17,59 @@ import { longLeaseMs } from '../../src/coherence/options.js'
 import { Opcode } from '../../protocol/fuse/opcodes.js'
 import { concat, u32s, u64 } from '../helpers/front-end.js'
 import { text } from '../helpers/fuse-client.js'
+import { monotonicMs } from './monotonic.js'
 import { entryOf, Fattr, mockGuests, setattrBody, type Times, writeBody } from './mock-guest.js'
 
 const TIMES = { leaseMs: 100, marginMs: 50, quietMs: 40 }
 const WAIT_MS = TIMES.leaseMs + TIMES.marginMs
 const sleep = (ms: number): Promise<void> => new Promise(done => setTimeout(done, ms))
 
+/**
+ * The clock of leases and guests, and that of change times. Where a test holds them no lease ends, and nothing gets
+ * old, because the machine is busy; they go on as far as the test lets them, and never faster than time.
+ */
+class Clock {
+  static readonly #date = Date.now
+  #heldMs: number | undefined
+  #heldDate = 0
+
+  readonly nowMs = (): number => this.#heldMs ?? monotonicMs()
+
+  /** `date`: milliseconds since the epoch. */
+  hold(date = Clock.#date()): void {
+    this.#heldMs = this.nowMs()
+    this.#heldDate = date
+    Date.now = () => this.#heldDate
+  }
+
+  /** For requests that wait in one call. */
+  release(): void {
+    this.#heldMs = undefined
+    Date.now = Clock.#date
+  }
+
+  async pass(ms: number): Promise<void> {
+    await sleep(ms)
+    if (this.#heldMs === undefined) return
+    this.#heldMs += ms
+    this.#heldDate += ms
+  }
+}
+
 /** What the host has changed just now is not cached. */
 const SETTLED_MS = TIMES.quietMs + 20
 
 async function scene(t: ExecutionContext, count = 2, times: Times = TIMES) {
-  const made = mockGuests(t, count, times)
+  const clock = new Clock()
+  t.teardown(() => clock.release())
+  const made = mockGuests(t, count, { ...times, nowMs: clock.nowMs })
   writeFileSync(join(made.folder, 'file'), 'contents')
   writeFileSync(join(made.folder, 'other'), '')
   mkdirSync(join(made.folder, 'dir'))
   mkdirSync(join(made.folder, 'full'))
   for (let i = 0; i < 5; i++) writeFileSync(join(made.folder, 'full', `f${i}`), '')
   await sleep(SETTLED_MS)
-  return { ...made, a: made.guests[0]!, b: made.guests[1]! }
+  return { ...made, clock, a: made.guests[0]!, b: made.guests[1]! }
 }
 
 test('what is there, and what is not, may be cached for the lease', async t => {
@@ -121,14 +156,15 @@ const CHANGES: readonly {
 
 for (const { what, opcode, body, onRoot = false, name = 'file' } of CHANGES)
   test(`${what} waits for the lease of another guest; other requests of its own do not`, async t => {
-    const { a, b, folder } = await scene(t)
+    const { a, b, folder, clock } = await scene(t)
     const node = a.lookup('file').nodeid
     const dir = a.lookup('dir').nodeid
     const { fh } = a.open(node)
     await sleep(WAIT_MS + 20)
+    clock.hold()
+    const began = clock.nowMs()
     const seen = b.lookup(name)
     t.is(seen.entryMs, TIMES.leaseMs)
-    const began = performance.now()
     a.start(opcode, onRoot ? 1 : node, body(node, fh), reply => t.is(reply.error, 0))
     a.poll()
     t.true(a.busy)
@@ -151,21 +187,24 @@ for (const { what, opcode, body, onRoot = false, name = 'file' } of CHANGES)
     else t.is(b.getattr(seen.nodeid).attrMs, 0)
     t.deepEqual(readFileSync(join(folder, 'file'), 'utf8'), 'contents')
     while (a.busy) {
-      await sleep(2)
+      await clock.pass(2)
       a.poll()
     }
-    t.true(performance.now() - began >= WAIT_MS - 8)
+    t.true(clock.nowMs() - began >= WAIT_MS - 8)
     t.is(a.rig.coherence!.leases.counters.conflicts, 1)
     t.is(a.rig.coherence!.leases.counters.forced, 0)
   })
 
 test('a change of what nobody else has looked at does not wait, and its maker may cache it', async t => {
-  const { a, b } = await scene(t)
+  const { a, b, clock } = await scene(t)
+  clock.hold()
   b.lookup('dir')
-  const made = entryOf(
-    a.client.do(Opcode.FUSE_MKDIR, a.lookup('dir').nodeid, concat(u32s(0o755, 0), text('sub')))
-      .body,
-  )
+  let made = { nodeid: 0 }
+  const body = concat(u32s(0o755, 0), text('sub'))
+  a.start(Opcode.FUSE_MKDIR, a.lookup('dir').nodeid, body, reply => {
+    made = entryOf(reply.body)
+  })
+  for (a.poll(); a.busy; a.poll()) await clock.pass(2)
   t.is(a.rig.coherence!.leases.counters.conflicts, 1)
   const again = entryOf(
     a.client.do(Opcode.FUSE_MKDIR, made.nodeid, concat(u32s(0o755, 0), text('deep'))).body,
@@ -180,7 +219,7 @@ test('a change of what nobody else has looked at does not wait, and its maker ma
 })
 
 test('pages are kept at open while nobody has changed the file', async t => {
-  const { a, b, folder } = await scene(t)
+  const { a, b, folder, clock } = await scene(t)
   const node = a.lookup('file').nodeid
   const theirs = b.lookup('file').nodeid
   t.false(a.open(node).keepCache)
@@ -197,13 +236,19 @@ test('pages are kept at open while nobody has changed the file', async t => {
     () => writeThere(join(folder, 'file')),
   ].entries()) {
     change()
+    // As if it were asked at that moment, however long it took to get there.
+    clock.hold(changedAt(folder))
     // A change in the same tick of the host's clock would not show: what is so new is not kept.
     t.false(a.open(node).keepCache, `${index}`)
+    clock.release()
     await sleep(SETTLED_MS)
     t.false(a.open(node).keepCache, `${index}`)
     t.true(a.open(node).keepCache, `${index}`)
   }
 })
+
+/** Milliseconds since the epoch. */
+const changedAt = (folder: string): number => statSync(join(folder, 'file')).ctimeMs
 
 /** Other data under the same size and mtime. */
 function writeThere(path: string): void {
@@ -244,7 +289,9 @@ test('data that changed under the same mtime is dropped, by an mtime that is off
 })
 
 test('READDIRPLUS entries have leases, which changes wait for', async t => {
-  const { a, b } = await scene(t)
+  const { a, b, clock } = await scene(t)
+  clock.hold()
+  const began = clock.nowMs()
   const dir = b.lookup('full').nodeid
   const fh = b.client.opendir(dir)
   let leased = 0
@@ -262,17 +309,19 @@ test('READDIRPLUS entries have leases, which changes wait for', async t => {
   }
   t.is(leased, 5)
   const theirs = a.client.lookup(a.lookup('full').nodeid, 'f3')
-  const began = performance.now()
+  clock.release()
   a.setattr(theirs, Fattr.mode, { mode: 0o600 })
-  t.true(performance.now() - began > TIMES.leaseMs)
+  t.true(clock.nowMs() - began > TIMES.leaseMs)
 })
 
 test('GET_VRING_BASE answers changes that wait first', async t => {
-  const { a, b, folder } = await scene(t)
+  const { a, b, folder, clock } = await scene(t)
+  clock.hold()
   b.lookup('file')
   a.start(Opcode.FUSE_UNLINK, 1, text('file'), reply => t.is(reply.error, 0))
   a.poll()
   t.true(a.busy)
+  clock.release()
   a.client.ring.stop()
   t.throws(() => readFileSync(join(folder, 'file')), { code: 'ENOENT' })
   t.is(a.client.ring.takeUsed().length, 1)
@@ -307,7 +356,8 @@ test('a damaged table is said once, and stops the caching for all', async t => {
 })
 
 test('what the host changes is not cached for a while, names neither', async t => {
-  const { a, b, folder } = await scene(t)
+  const { a, b, folder, clock } = await scene(t)
+  clock.hold()
   const node = b.lookup('file').nodeid
   t.is(b.getattr(node).attrMs, TIMES.leaseMs)
   appendFileSync(join(folder, 'file'), ' and more')
@@ -321,6 +371,7 @@ test('what the host changes is not cached for a while, names neither', async t =
   const counted = [a, b].map(({ rig }) => rig.coherence!.leases.counters.hostChanges)
   t.deepEqual(counted, [1, 1])
   // The guest has met a change in its lease: it asks for longer.
+  clock.release()
   await sleep(2 * SETTLED_MS)
   t.is(b.getattr(node).attrMs, TIMES.leaseMs)
   t.is(a.lookup('file').entryMs, TIMES.leaseMs)

@@ -1,8 +1,8 @@
 /**
  * One of several processes that work on one version table as fast as they can. Each inode has a number in
  * a second shared file, the truth: a process that has a lease and sees another number than it cached was
- * lied to. Prints counts as JSON. Arguments: table, truth, inodes, milliseconds, and 1 to scribble over the
- * table instead.
+ * lied to. Behind them lie what all have done so far and whether to stop (see Shared). Prints counts as JSON.
+ * Arguments: table, truth, inodes, and for how many milliseconds to scribble over the table instead; 0: not.
  */
 import { openSync } from 'node:fs'
 import { HEADER_WORDS } from '../../protocol/version-table/layout.js'
@@ -10,9 +10,10 @@ import { Leases } from '../../src/coherence/leases.js'
 import { monotonicMs } from './monotonic.js'
 import { mapTable, openTableFile, takeGuestNumber } from '../../src/coherence/table-file.js'
 import { Context } from '../../src/native/context.js'
+import { Shared } from './hammer-words.js'
 import { changeOf, keyOf } from './support.js'
 
-const [tablePath, truthPath, inodesText, msText, scribble] = process.argv.slice(2) as string[]
+const [tablePath, truthPath, inodesText, scribbleMs] = process.argv.slice(2) as string[]
 const inodes = Number(inodesText)
 const LEASE_MS = 12
 const QUIET_MS = 6
@@ -20,7 +21,7 @@ const QUIET_MS = 6
 const context = new Context({ arenaBytes: 65536, maxSegments: 64, poolThreads: 1 })
 const tableFd = openTableFile(tablePath!)
 const table = mapTable(context, tableFd, 4)
-const truthView = context.raw.mapShared(openSync(truthPath!, 'r+'), inodes * 4)
+const truthView = context.raw.mapShared(openSync(truthPath!, 'r+'), (inodes + Shared.words) * 4)
 if (typeof truthView === 'number') throw new Error(`no truth: ${truthView}`)
 const truth = new Int32Array(truthView)
 const leases = new Leases(table, {
@@ -79,16 +80,27 @@ function scribbleOnce(): void {
   const words = context.raw.mapShared(tableFd, HEADER_WORDS * 4 + 64 * 16)
   if (typeof words === 'number') throw new Error(`no table: ${words}`)
   const all = new Int32Array(words)
-  const until = performance.now() + Number(msText)
+  const until = performance.now() + Number(scribbleMs)
   while (performance.now() < until) {
     const at = HEADER_WORDS + random(all.length - HEADER_WORDS)
     Atomics.store(all, at, random(2) === 0 ? random(2 ** 32) | 0 : all[HEADER_WORDS + random(256)]!)
   }
 }
 
+/** Adds what was done since the last time to what all have done. */
+const told = { checks: 0, changes: 0, conflicts: 0 }
+function tell(): void {
+  const done = { checks, changes: leases.counters.changes, conflicts: leases.counters.conflicts }
+  for (const name of ['checks', 'changes', 'conflicts'] as const) {
+    Atomics.add(truth, inodes + Shared[name], done[name] - told[name])
+    told[name] = done[name]
+  }
+}
+
 function work(): void {
-  const until = performance.now() + Number(msText)
-  for (let i = 0; performance.now() < until; i++) {
+  Atomics.add(truth, inodes + Shared.begun, 1)
+  for (let i = 0; Atomics.load(truth, inodes + Shared.stop) === 0; i++) {
+    if (i % 256 === 0) tell()
     const ino = random(inodes)
     look(ino)
     check(random(inodes))
@@ -102,7 +114,7 @@ function work(): void {
   }
 }
 
-if (scribble === '1') scribbleOnce()
+if (Number(scribbleMs) > 0) scribbleOnce()
 else work()
 console.log(JSON.stringify({ lies, checks, waiting: waiting.length, ...leases.counters }))
 context.dispose()

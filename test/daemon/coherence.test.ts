@@ -4,13 +4,13 @@ import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import type { ControlReply, Status } from '../../protocol/control/messages.js'
 import { QUIET_MS } from '../../src/coherence/contention.js'
+import { DEFAULT_LEASE_MS, DEFAULT_MARGIN_MS, longLeaseMs } from '../../src/coherence/options.js'
 import { ControlClient } from '../../src/control/client.js'
 import { entryOf, Fattr, setattrBody } from '../coherence/mock-guest.js'
 import { FuseClient, text } from '../helpers/fuse-client.js'
-import { connect, Launched, type LaunchOptions, Place } from '../helpers/launch.js'
+import { connect, Launched, type LaunchOptions, Place, until } from '../helpers/launch.js'
 
 const NOBODY = 65534
-const WAIT_MS = 500
 const sleep = (ms: number): Promise<void> => new Promise(done => setTimeout(done, ms))
 
 function tableName(t: ExecutionContext): string {
@@ -40,6 +40,17 @@ async function guest(
   return client
 }
 
+/** Looks the file up until the guest may cache it. `atMs`: before it was asked. */
+async function leased(client: FuseClient): Promise<{ atMs: number; attrMs: number }> {
+  let found = { atMs: 0, attrMs: 0 }
+  await until(() => {
+    const atMs = performance.now()
+    found = { atMs, attrMs: entryOf(client.do(1, 1, text('file')).body).attrMs }
+    return found.attrMs > 0
+  })
+  return found
+}
+
 async function countersOf(path: string): Promise<Status['counters']> {
   let answer: ControlReply | undefined
   const client = new ControlClient(path, 'status', reply => {
@@ -60,7 +71,10 @@ for (const [what, args, options] of [
   ['as another user', ['--sandbox=none'], { uid: NOBODY }],
 ] as const)
   test(`a daemon ${what} keeps to the leases of another`, async t => {
-    if (process.geteuid?.() !== 0 && what !== 'without a sandbox') return t.pass()
+    if (process.geteuid?.() !== 0 && what !== 'without a sandbox') {
+      t.pass()
+      return
+    }
     const place = new Place(t)
     const table = tableName(t)
     const control = join(place.folder, 'control.sock')
@@ -73,19 +87,25 @@ for (const [what, args, options] of [
     const other = await guest(t, place, 'other', [...strict(table), ...args], options)
     // What the host has changed just now is not cached.
     await sleep(QUIET_MS + 50)
-    const { nodeid, attrMs } = entryOf(one.do(1, 1, text('file')).body)
-    t.is(attrMs, 250)
     const theirs = other.lookup(1, 'file')
-    const began = performance.now()
-    other.do(4, theirs, setattrBody(Fattr.mode, { mode: 0o640 }))
-    t.true(performance.now() - began > WAIT_MS - 50)
-    t.is(entryOf(one.do(1, 1, text('file')).body).attrMs, 0)
+    for (let tries = 1; ; tries++) {
+      const { atMs, attrMs } = await leased(one)
+      // Which of the two: it depends on how long the daemons took to begin.
+      t.true([DEFAULT_LEASE_MS, longLeaseMs(DEFAULT_LEASE_MS)].includes(attrMs), `${attrMs}`)
+      other.do(4, theirs, setattrBody(Fattr.mode, { mode: 0o640 }))
+      const endsMs = attrMs + DEFAULT_MARGIN_MS
+      t.true(performance.now() - atMs > endsMs - 50)
+      const again = entryOf(one.do(1, 1, text('file')).body).attrMs
+      // On a machine so busy that it may have been quiet for long enough by now: once more.
+      if (performance.now() - atMs > endsMs + QUIET_MS && tries < 6) continue
+      t.is(again, 0)
+      break
+    }
     t.is(statSync(join(place.share, 'file')).mode & 0o777, 0o640)
     const { leasesGranted, changesByHost } = await countersOf(control)
     // Of the directory's names and the file.
     t.true(leasesGranted! >= 2)
     t.is(changesByHost, 0)
-    return t.true(nodeid > 1)
   })
 
 test('a table that is none ends the daemon with the reason', async t => {

@@ -47,7 +47,7 @@ test('every thread reaches the share and nothing beside it', t => {
   writeFileSync(join(folder, 'file'), 'inside')
   const out = execFileSync(process.execPath, ['--input-type=module', '-e', script(folder)], {
     encoding: 'utf8',
-    timeout: 30_000,
+    timeout: 120_000,
   })
   const result = JSON.parse(out) as {
     answer: [number, string]

@@ -416,7 +416,7 @@ for (const backEnd of ['host', 'memory'] as const) {
       r.vmm.silent = true
       const start = performance.now()
       t.is(r.setup(nodeid, 0), EIO)
-      t.true(performance.now() - start < 1500)
+      t.true(performance.now() - start < 30_000)
       t.regex(r.log.join(), /does not answer/)
       t.is(r.getattr(nodeid).size, MIB)
     },

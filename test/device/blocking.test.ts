@@ -65,7 +65,7 @@ runs(
     t.is(client.lookup(1, 'nothing'), -2)
     slow.open()
     const done = new Map<number, number>()
-    const limit = performance.now() + 10_000
+    const limit = performance.now() + 60_000
     while (done.size < 3 && performance.now() < limit) {
       r.pump()
       for (const { head, written } of ring.takeUsed()) done.set(head, written)

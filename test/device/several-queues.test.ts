@@ -99,7 +99,7 @@ for (const [drivers, keepsMetadata, helpers, passthrough] of [
   runs(
     `${drivers} queues at once add up${keepsMetadata ? ', with metadata kept' : ''}, ${helpers} threads that help`,
     async t => {
-      t.timeout(110_000)
+      t.timeout(300_000)
       const r = rig(t, { queues: drivers + 2, keepsMetadata, helpers, fuse: { passthrough } })
       mkdirSync(join(r.folder, 'shared'))
       writeFileSync(join(r.folder, 'log'), '')

@@ -154,7 +154,7 @@ async function play(flock: boolean, steps: readonly Step[]): Promise<void> {
 
 for (const flock of [false, true])
   test.serial(`${flock ? 'flock' : 'POSIX'} locks: any history is as the model has it`, async t => {
-    t.timeout(120_000)
+    t.timeout(300_000)
     await fc.assert(
       fc.asyncProperty(fc.array(step, { minLength: 10, maxLength: STEPS }), steps =>
         play(flock, steps),

@@ -28,7 +28,7 @@ export type Task = Generator<Ask, void, FuseReply>
 /** What a task's buffers take: the request, then the reply. */
 export const TASK_BYTES = 0x4_8000
 const REQUEST_BYTES = 0x4000
-const PATIENCE_MS = 20_000
+const PATIENCE_MS = 60_000
 
 /** Runs all of `tasks` to their ends; returns the requests sent. Throws on anything a device must not do. */
 export function drive(place: DriverPlace, tasks: readonly Task[]): number {

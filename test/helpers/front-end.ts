@@ -22,7 +22,7 @@ const MESSAGE_AT = 0
 const REPLY_AT = 8192
 
 /** A back end that says nothing for so long does not answer. */
-const REPLY_LIMIT_MS = 10_000
+const REPLY_LIMIT_MS = 60_000
 
 export interface Reply {
   readonly request: number
@@ -370,7 +370,7 @@ export class DriverRing {
   }
 
   /** Waits for one used element; undefined when none came in time. */
-  waitUsed(timeoutMs = 2000): { head: number; written: number } | undefined {
+  waitUsed(timeoutMs = REPLY_LIMIT_MS): { head: number; written: number } | undefined {
     const limit = performance.now() + timeoutMs
     for (;;) {
       this.#front.pump()

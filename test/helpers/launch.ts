@@ -48,7 +48,7 @@ export const PROGRAM: readonly string[] = [
   join(packageForEveryone(), 'dist', 'src', 'bin', 'virtiofsd.js'),
 ]
 /** For what takes a fraction of a second on an idle machine. */
-const LIMIT_MS = 30_000
+const LIMIT_MS = 90_000
 
 /** A folder of one test: a share with a file in it, and a place for sockets. Removed afterwards. */
 export class Place {
@@ -105,8 +105,14 @@ export class Launched {
       this.process.stderr!.setEncoding('utf8').on('data', (text: string) => {
         this.stderr += text
       })
+    let closed = false
+    this.process.on('close', () => {
+      closed = true
+    })
     this.#ended = new Promise(done => {
-      this.process.on('exit', (status, signal) => done(status ?? signal!))
+      this.process.on('exit', (status, signal) => {
+        void this.#drained(() => closed).then(() => done(status ?? signal!))
+      })
     })
     t.teardown(async () => {
       this.process.kill('SIGKILL')
@@ -118,13 +124,28 @@ export class Launched {
     return this.process.pid!
   }
 
+  /** After its end: all it has said was read. A process that it left behind may keep the pipe open. */
+  async #drained(closed: () => boolean): Promise<void> {
+    let read = -1
+    while (!closed() && read !== this.stderr.length) {
+      read = this.stderr.length
+      await new Promise(done => setTimeout(done, 20))
+      // However late the timer was: the pipe is looked at before this.
+      await new Promise(done => setImmediate(done))
+    }
+  }
+
   /** Waits for the readiness line. */
   async ready(): Promise<void> {
     await this.said(READY)
   }
 
   async said(text: string): Promise<void> {
-    await until(() => this.stderr.includes(text) || this.process.exitCode !== null)
+    let ended = false
+    void this.#ended.then(() => {
+      ended = true
+    })
+    await until(() => this.stderr.includes(text) || ended)
     if (!this.stderr.includes(text)) throw new Error(`it did not say "${text}":\n${this.stderr}`)
   }
 

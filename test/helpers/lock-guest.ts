@@ -170,11 +170,11 @@ export class LockGuest {
 
 /** Lets the guests' daemons work until `done`. */
 export async function until(done: () => boolean, ...guests: LockGuest[]): Promise<void> {
-  const limit = performance.now() + 20_000
+  const limit = performance.now() + 60_000
   for (;;) {
     for (const guest of guests) guest.look()
     if (done()) return
-    if (performance.now() > limit) throw new Error('it did not come about in 20 s')
+    if (performance.now() > limit) throw new Error('it did not come about in 60 s')
     await new Promise(go => setTimeout(go, 1))
   }
 }

@@ -66,7 +66,7 @@ export class LockProcess {
 
   /** The next answer: 0 or an errno. */
   async answer(): Promise<number> {
-    const limit = performance.now() + 20_000
+    const limit = performance.now() + 60_000
     while (!this.answered) {
       if (performance.now() > limit) throw new Error('the locking process does not answer')
       await new Promise(go => setTimeout(go, 1))

@@ -63,7 +63,7 @@ export function saveState(rig: Rig): Buffer | undefined {
   }
   const parts: Buffer[] = []
   const part = Buffer.alloc(65536)
-  const limit = performance.now() + 10_000
+  const limit = performance.now() + 60_000
   for (;;) {
     rig.pump()
     let got: number

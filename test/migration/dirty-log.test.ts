@@ -66,7 +66,7 @@ class Log {
 function changedBy(r: Rig, ring: DriverRing, head: number, done: () => boolean): number[] {
   ring.offer(head)
   const before = r.front.memory.slice()
-  const limit = performance.now() + 5000
+  const limit = performance.now() + 60_000
   while (!done() && performance.now() < limit) r.pump()
   const pages: number[] = []
   for (let page = 0; page < PAGES; page++) {

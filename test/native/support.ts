@@ -22,7 +22,7 @@ export const E = constants.errno
 export const ROOT = process.geteuid!() === 0
 
 /** Generous: a wait that takes this long has failed. */
-export const LONG_MS = 30_000
+export const LONG_MS = 90_000
 
 export function makeContext(t: ExecutionContext, options: Partial<ContextOptions> = {}): Context {
   const context = new Context({ arenaBytes: 65536, maxSegments: 64, poolThreads: 1, ...options })

@@ -83,7 +83,7 @@ function live(
       if (job % 3 === 0) context.wait(job % 2, job % 5 === 0 ? 20 : 0)
       reap()
     }
-    const until = Date.now() + 30_000
+    const until = Date.now() + 90_000
     while (seen.size < jobs && Date.now() < until) {
       context.wait(100, 0)
       reap()
@@ -127,7 +127,7 @@ function live(
 }
 
 test('contexts live and end side by side in several threads', async t => {
-  t.timeout(110_000)
+  t.timeout(300_000)
   const folder = makeFolder(t)
   writeFileSync(join(folder, 'shared'), new Uint8Array(THREADS * 16 * 4096))
   for (let i = 0; i < THREADS; i++) {

@@ -316,7 +316,7 @@ test('a ring that moves while wait spins ends it', async t => {
     ({ native }, event: number, started: number, fd: number) => {
       const { writeSync } = process.getBuiltinModule('node:fs')
       native.eventWrite(started)
-      if (native.eventRead(event, 10_000) !== 1) return 'not told'
+      if (native.eventRead(event, 90_000) !== 1) return 'not told'
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 100)
       return writeSync(fd, Uint8Array.of(1), 0, 1, 2)
     },
@@ -326,9 +326,12 @@ test('a ring that moves while wait spins ends it', async t => {
   )
   t.is(native.eventRead(started, LONG_MS), 1)
   native.eventWrite(event)
-  const elapsed = took(() => t.deepEqual(tokens(context, 0, 10e6), []))
-  t.is(idx[0], 1)
-  t.true(elapsed >= 50 && elapsed < 9000, `${elapsed} ms`)
+  const spin = (): number => took(() => t.deepEqual(tokens(context, 0, 10e6), []))
+  let elapsed = spin()
+  // The other thread had no CPU for so long.
+  for (let i = 0; i < 8 && elapsed >= 10_000 && idx[0] === 0; i++) elapsed = spin()
+  t.is(idx[0], 1, 'not before it moved')
+  t.true(elapsed < 10_000, `${elapsed} ms`)
   t.is(await answer, 1)
   await worker.terminate()
 })
