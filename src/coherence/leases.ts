@@ -388,6 +388,11 @@ export class Leases {
     this.#unguard(change)
   }
 
+  /** Wants to be called every SWEEP_MS: see VersionTable. */
+  sweep(): void {
+    if (!this.damaged) this.#table.sweep(this.#now)
+  }
+
   /** Milliseconds until `renew` wants to be called, while `busy`. */
   get renewMs(): number {
     return Math.max(0, Math.ceil(this.#renewedAt + RENEW_MS - this.#nowMs()))

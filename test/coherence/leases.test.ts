@@ -5,6 +5,7 @@ import type { Change } from '../../src/coherence/change.js'
 import { longLeaseMs } from '../../src/coherence/options.js'
 import { QUIET_MS, SETTLED_MS } from '../../src/coherence/contention.js'
 import { CHANGE_MS, Leases } from '../../src/coherence/leases.js'
+import { SWEEP_MS, SWEEPS } from '../../src/coherence/version-table.js'
 import {
   changeOf,
   guests,
@@ -376,6 +377,42 @@ test('with a damaged table nothing is cached, nothing waits, and it is said once
   t.is(all[0]!.begin(change, false, false), 0)
   all[0]!.end(change)
   t.true(all[0]!.damaged)
+})
+
+/** After so long a tick comes again. */
+const ROUND_MS = 2 ** 20 * TICK_MS
+
+test('when ticks begin anew, words that were never written are no leases, changes or guards', t => {
+  const { all, clock } = scene()
+  clock.ms = ROUND_MS - MOST_AHEAD * TICK_MS
+  for (let ino = 1; clock.ms < ROUND_MS + 1000; ino++, clock.ms += 200) {
+    t.is(apply(all[0]!, clock, changeOf(ino)), 0)
+    t.true(lease(all[0]!, ino))
+    t.true(lease(all[0]!, 100 + ino))
+  }
+})
+
+test('what ended long ago does not begin again when ticks come round', t => {
+  const { all, clock } = scene()
+  for (const late of [0, 3000, 6000]) {
+    const ino = 1 + late
+    t.true(lease(all[0]!, ino))
+    apply(all[1]!, clock, changeOf(20 + ino))
+    const until = clock.ms + ROUND_MS - late
+    for (; clock.ms + SWEEP_MS < until; clock.ms += SWEEP_MS) all[2]!.sweep()
+    clock.ms = until
+    t.is(apply(all[1]!, clock, changeOf(ino)), 0)
+    t.true(lease(all[0]!, 20 + ino))
+  }
+})
+
+test('what is held now is not swept away', t => {
+  const { all, clock } = scene()
+  t.true(lease(all[0]!, 1))
+  t.is(all[1]!.begin(changeOf(2), false, false), 0)
+  for (let i = 0; i < SWEEPS; i++) all[2]!.sweep()
+  t.true(apply(all[1]!, clock, changeOf(1)) >= LEASE_MS + MARGIN_MS)
+  t.false(lease(all[0]!, 2))
 })
 
 type Task =
