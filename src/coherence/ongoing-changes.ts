@@ -55,6 +55,7 @@ export class OngoingChanges implements Waits {
     change.data = data
     change.cut = -1
     change.wish = 0
+    change.movesFrom = -1
     this.#change = change
     return change
   }

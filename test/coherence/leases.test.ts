@@ -137,6 +137,44 @@ test('a guest caches what it has changed itself at once, others after a quiet ti
   t.true(lease(all[1]!, 1))
 })
 
+/** A RENAME from directory `from` to `to`. */
+function renameOf(from: number, to: number): Change {
+  const change = changeOf(from, to)
+  change.moves(0, 1)
+  return change
+}
+
+test('a name that a guest takes to another directory stays cached: its lease goes with it', t => {
+  const { all, clock } = scene()
+  t.true(lease(all[0]!, 1))
+  t.is(apply(all[0]!, clock, renameOf(1, 2)), 0)
+  clock.ms += 50
+  const waited = apply(all[1]!, clock, changeOf(2))
+  t.true(waited >= LEASE_MS + MARGIN_MS - 50 && waited <= MOST_WAIT_MS, `${waited}`)
+  // A guest that had cached nothing there takes nothing with it.
+  t.is(apply(all[2]!, clock, renameOf(5, 6)), 0)
+  t.is(apply(all[1]!, clock, changeOf(6)), 0)
+})
+
+test('where others are changing that directory, who moves a name there waits until his own cache is over', t => {
+  const { all, clock } = scene()
+  const other = changeOf(2)
+  t.is(all[1]!.begin(other, false, false), 0)
+  t.true(lease(all[0]!, 1))
+  const change = renameOf(1, 2)
+  const wait = all[0]!.begin(change, false, false)
+  t.true(wait >= LEASE_MS + MARGIN_MS && wait <= MOST_WAIT_MS, `${wait}`)
+  clock.ms += wait / 2
+  t.false(lease(all[0]!, 1))
+  clock.ms += wait / 2
+  t.is(all[0]!.begin(change, true, false), 0)
+  all[0]!.end(change)
+  all[1]!.end(other)
+  // He is not kept waiting each time.
+  t.false(lease(all[0]!, 1))
+  t.is(apply(all[0]!, clock, renameOf(1, 2)), 0)
+})
+
 test('two changes of one guest at once: the reply of the first grants nothing', t => {
   const { all } = scene()
   const [one, two] = [changeOf(1), changeOf(1)]
