@@ -23,6 +23,7 @@ export class OngoingChanges implements Waits {
   readonly #mappings: MappingLeases
   readonly #sizes: SizeLocks
   #sweptMs = performance.now()
+  #granted = 0
   /** The change of the request in hand; it stays there when the back end throws. */
   #change: Change | undefined
   readonly #spare: Change[] = []
@@ -127,6 +128,13 @@ export class OngoingChanges implements Waits {
     const counted = !change.data ? 0 : ended ? 2 : 1
     for (let i = 0; i < change.count; i++)
       this.#files.changedByGuest(nodeids[i]!, before[i]!, after[i]!, counted)
+  }
+
+  promised(): boolean {
+    const { granted } = this.#leases.counters
+    const any = granted !== this.#granted
+    this.#granted = granted
+    return any
   }
 
   get upkeepMs(): number {

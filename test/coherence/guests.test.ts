@@ -313,6 +313,37 @@ test('READDIRPLUS entries have leases, which changes wait for', async t => {
   t.true(performance.now() - began > TIMES.leaseMs)
 })
 
+test('a lease is told to the guest before the next request is begun, which may take long', async t => {
+  const { a } = await scene(t)
+  const nodes = ['file', 'other', 'dir'].map(name => a.lookup(name).nodeid)
+  const { ring, front } = a.client
+  const signals: number[] = []
+  const taken: number[] = []
+  const { counters } = a.rig.device
+  const { fs } = a.rig
+  const getattr = fs.getattr.bind(fs)
+  fs.getattr = (...call) => {
+    signals.push(counters.signals)
+    taken.push(ring.takeUsed().length)
+    return getattr(...call)
+  }
+  const before = counters.signals
+  for (const [i, node] of nodes.entries()) {
+    const at = 0x38_0000 + i * 0x2000
+    const bytes = a.client.header(Opcode.FUSE_GETATTR, node, 16, BigInt(1000 + 2 * i))
+    front.memory.set(concat(bytes, new Uint8Array(16)), at)
+    ring.offer(
+      ring.direct([
+        [at, 56, false],
+        [at + 0x1000, 256, true],
+      ]),
+    )
+  }
+  a.rig.pump()
+  t.deepEqual(taken, [0, 1, 1])
+  t.deepEqual(signals, [before, before + 1, before + 2])
+})
+
 test('GET_VRING_BASE answers changes that wait first', async t => {
   const { a, b, folder } = await scene(t)
   b.lookup('file')
