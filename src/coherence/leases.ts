@@ -44,6 +44,8 @@ import { FULL, type VersionTable } from './version-table.js'
 export const CHANGE_MS = 4000
 /** Meanwhile it is renewed so often. */
 const RENEW_MS = 500
+/** Who takes longer to announce a change may not trust what he saw by the clock then. */
+const STALL_MS = 200
 /** `begin` says to look again when the table has no slot to spare right now. */
 const AGAIN_MS = TICK_MS
 
@@ -273,6 +275,8 @@ export class Leases {
       if (left > ticks) ticks = left
     }
     if (ticks === 0 && change.movesFrom >= 0) ticks = this.#move(change, now)
+    // Whoever was stopped meanwhile has announced nothing, and may take a lease for one that is over.
+    if (ticks === 0 && ticksSince(now, this.#now) > ticksFor(STALL_MS)) ticks = ticksFor(AGAIN_MS)
     if (ticks > 0 && !force) {
       this.#unguard(change)
       if (!again) this.#conflict(change, now)

@@ -241,6 +241,36 @@ test('a change that takes long is announced again', t => {
   t.true(lease(all[1]!, 1))
 })
 
+test('a daemon that is stopped while it announces a change looks at the clock again', t => {
+  for (const stoppedMs of [300, 3000, 7900, 60_000]) {
+    const { all, clock, table } = scene()
+    let stopped = false
+    const one = new Leases(table, {
+      guest: 9,
+      leaseMs: LEASE_MS,
+      marginMs: MARGIN_MS,
+      onDamage: () => undefined,
+      nowMs() {
+        const { ms } = clock
+        if (stopped) return ms
+        stopped = true
+        clock.ms += stoppedMs
+        t.true(lease(all[0]!, 1))
+        return ms
+      },
+    })
+    const until = clock.ms + stoppedMs + LEASE_MS + MARGIN_MS
+    const change = changeOf(1)
+    for (let again = false; ; again = true) {
+      const wait = one.begin(change, again, false)
+      if (wait === 0) break
+      clock.ms += wait
+    }
+    t.true(clock.ms >= until, `${until - clock.ms}`)
+    one.end(change)
+  }
+})
+
 /** A guest looks at an inode that changed `ageMs` ago. */
 function leaseAged(guest: Leases, ino: number, ageMs: number): boolean {
   return guest.grant(keyOf(ino), guest.look(), false, ageMs) > 0
