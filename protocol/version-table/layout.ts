@@ -18,7 +18,8 @@
  *
  * `guard`, `lease`, `change`, `conflict` are a number of 12 bits above a tick of 20 bits. A tick is 4 ms of
  * CLOCK_MONOTONIC; ticks are compared modulo 2^20 (70 minutes), and one lies ahead only if it does so by no
- * more than MOST_AHEAD: whatever else a word may hold counts as past.
+ * more than MOST_AHEAD: whatever else a word may hold counts as past. Every daemon clears words that are long past, a
+ * part of the table at a time, all of it in half an hour: else they would lie ahead again when the ticks come round.
  *
  *     lease     (guest, end)        the guest may use what it has cached until then; MANY: several guests
  *     change    (guest, end)        ahead: a change is under way, nobody gets a lease; past: when the last ended
@@ -108,8 +109,9 @@ export function packConflict(level: number, dataCount: number, tick: number): nu
   return pack(((dataCount & 511) << 3) | level, tick)
 }
 
-/** Ticks from `now` until `word` ends; 0 when it has ended, or says what cannot be. */
+/** Ticks from `now` until `word` ends; 0 when it has ended, or says what cannot be, or nothing: of nobody. */
 export function ticksLeft(word: number, now: number): number {
+  if (ownerOf(word) === NONE) return 0
   const left = (word - now) & TICK_MASK
   return left <= MOST_AHEAD ? left : 0
 }

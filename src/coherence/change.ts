@@ -25,6 +25,10 @@ export class Change {
   keep = 0
   /** Number of the wish to do so; 0: none. See MappingLeases. */
   wish = 0
+  /** Indices of directories: a name of the one becomes a name of the other; -1: none does. And the other way. */
+  movesFrom = -1
+  movesTo = -1
+  exchanges = false
   /** Inodes, the first ones, that SizeLocks has locked for it. */
   locked = 0
 
@@ -33,6 +37,14 @@ export class Change {
     if (index >= this.count) return
     this.cut = index
     this.keep = keep
+  }
+
+  /** A name of the directory at index `from` becomes one of that at `to`; `exchanges`: and one of the other's its own. */
+  moves(from: number, to: number, exchanges = false): void {
+    if (to >= this.count) return
+    this.movesFrom = from
+    this.movesTo = to
+    this.exchanges = exchanges
   }
 
   /** The next key, to be filled; `took` follows. */

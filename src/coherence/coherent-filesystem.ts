@@ -11,6 +11,7 @@ import {
   FALLOC_FL_INSERT_RANGE,
   ioctlChanges,
   O_TRUNC,
+  RENAME_EXCHANGE,
 } from '../../protocol/linux/constants.js'
 import { DEFERRED, type FileSystem, type Negotiated, type Outcome } from '../vfs/filesystem.js'
 import { ForwardingFileSystem } from '../vfs/forwarding.js'
@@ -242,7 +243,10 @@ export class CoherentFileSystem extends ForwardingFileSystem {
   ): Outcome {
     const change = this.waits.make(false)
     this.waits.addNode(change, parent)
-    if (newParent !== parent) this.waits.addNode(change, newParent)
+    if (newParent !== parent) {
+      this.waits.addNode(change, newParent)
+      change.moves(0, 1, (flags & RENAME_EXCHANGE) !== 0)
+    }
     this.waits.addName(change, parent, name)
     this.waits.addName(change, newParent, newName)
     if (!this.#begin(request, change)) return DEFERRED

@@ -21,9 +21,11 @@ class FileMemory {
   /** When it had changed last when it was opened last; ctimeNsec -1: not known well enough. */
   ctimeSec = 0
   ctimeNsec = -1
+  /** Size and mtime that the guest was told last; -1: it has changed the size itself since. */
   sizeBytes = -1
   mtimeSec = 0
-  mtimeNsec = 0
+  /** -1: it was told before it opened the file, and who knows what. */
+  mtimeNsec = -1
 }
 
 /** What an opening shows: nothing was changed by others, what the file holds was, or it cannot be told. */
@@ -86,7 +88,9 @@ export class FileMemories {
   /** A change of the guest's own took the file from version `from` to `to`, and was counted: its cache went along. */
   changedByGuest(nodeid: number, from: number, to: number, counted: number): void {
     const file = this.#files.get(nodeid)
-    if (file === undefined || from === 0 || file.version !== from) return
+    if (file === undefined) return
+    if (counted > 0) file.sizeBytes = -1
+    if (from === 0 || file.version !== from) return
     file.version = to
     file.dataCount = (file.dataCount + counted) & 511
   }
@@ -100,9 +104,10 @@ export class FileMemories {
     if (file === undefined) return false
     const changed = version !== 0 && version !== file.version && dataCount !== file.dataCount
     const shows =
-      attr.sizeBytes !== file.sizeBytes ||
-      attr.mtimeSec !== file.mtimeSec ||
-      attr.mtimeNsec !== file.mtimeNsec
+      file.mtimeNsec >= 0 &&
+      (attr.mtimeSec !== file.mtimeSec ||
+        attr.mtimeNsec !== file.mtimeNsec ||
+        (file.sizeBytes >= 0 && attr.sizeBytes !== file.sizeBytes))
     const hidden = changed && !shows
     if (hidden) attr.mtimeNsec ^= 1
     file.version = version

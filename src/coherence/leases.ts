@@ -44,6 +44,8 @@ import { FULL, type VersionTable } from './version-table.js'
 export const CHANGE_MS = 4000
 /** Meanwhile it is renewed so often. */
 const RENEW_MS = 500
+/** Who takes longer to announce a change may not trust what he saw by the clock then. */
+const STALL_MS = 200
 /** `begin` says to look again when the table has no slot to spare right now. */
 const AGAIN_MS = TICK_MS
 
@@ -272,6 +274,9 @@ export class Leases {
       const left = this.#announce(change, i, now)
       if (left > ticks) ticks = left
     }
+    if (ticks === 0 && change.movesFrom >= 0) ticks = this.#move(change, now)
+    // Whoever was stopped meanwhile has announced nothing, and may take a lease for one that is over.
+    if (ticks === 0 && ticksSince(now, this.#now) > ticksFor(STALL_MS)) ticks = ticksFor(AGAIN_MS)
     if (ticks > 0 && !force) {
       this.#unguard(change)
       if (!again) this.#conflict(change, now)
@@ -319,6 +324,36 @@ export class Leases {
       const lease = table.word(slot, Slot.lease)
       return ownerOf(lease) === this.#guest ? 0 : ticksLeft(lease, now)
     }
+  }
+
+  /**
+   * The guest goes on caching a name that it takes to another directory for as long as it did in the old one: Linux
+   * moves the dentry with its timeout (fs/dcache.c, __d_move). So what lease it has on that becomes one on the
+   * new one. 0; or ticks until the guest caches the name no more, as somebody else is changing that directory
+   * and does not wait.
+   */
+  #move(change: Change, now: number): number {
+    const from = change.slots[change.movesFrom]!
+    const to = change.slots[change.movesTo]!
+    const ticks = this.#carry(from, to, now)
+    return change.exchanges ? Math.max(ticks, this.#carry(to, from, now)) : ticks
+  }
+
+  #carry(from: number, to: number, now: number): number {
+    if (from < 0) return 0
+    const table = this.#table
+    const lease = table.word(from, Slot.lease)
+    const left = ticksLeft(lease, now)
+    if (left === 0 || from === to) return 0
+    if (to >= 0) {
+      this.#publish(to, now, left)
+      // As with `grant`: who announces himself from here on waits.
+      if (ownerOf(table.word(to, Slot.change)) === this.#guest) return 0
+    }
+    // Nor may it cache names of the old one again at once, as after any other change of its own.
+    const word = table.word(from, Slot.change)
+    table.swap(from, Slot.change, word, pack(MANY, now + ticksFor(CHANGE_MS)))
+    return left
   }
 
   /** An inode of the same change, before this one, has the guard of its bucket. */
@@ -386,6 +421,11 @@ export class Leases {
         table.swap(slot, Slot.change, word, pack(this.#guest, now))
     }
     this.#unguard(change)
+  }
+
+  /** Wants to be called every SWEEP_MS: see VersionTable. */
+  sweep(): void {
+    if (!this.damaged) this.#table.sweep(this.#now)
   }
 
   /** Milliseconds until `renew` wants to be called, while `busy`. */

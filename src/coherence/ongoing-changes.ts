@@ -7,6 +7,7 @@ import type { FileMemories } from './file-memory.js'
 import type { Leases } from './leases.js'
 import type { MappingLeases } from './mapping-leases.js'
 import type { SizeLocks } from './size-locks.js'
+import { SWEEP_MS } from './version-table.js'
 
 /** A change that has waited so long goes ahead: no honest lease lasts longer. */
 const MOST_WAIT_MS = 10_000
@@ -21,6 +22,8 @@ export class OngoingChanges implements Waits {
   readonly #files: FileMemories
   readonly #mappings: MappingLeases
   readonly #sizes: SizeLocks
+  #sweptMs = performance.now()
+  #granted = 0
   /** The change of the request in hand; it stays there when the back end throws. */
   #change: Change | undefined
   readonly #spare: Change[] = []
@@ -53,6 +56,7 @@ export class OngoingChanges implements Waits {
     change.data = data
     change.cut = -1
     change.wish = 0
+    change.movesFrom = -1
     this.#change = change
     return change
   }
@@ -126,13 +130,25 @@ export class OngoingChanges implements Waits {
       this.#files.changedByGuest(nodeids[i]!, before[i]!, after[i]!, counted)
   }
 
+  promised(): boolean {
+    const { granted } = this.#leases.counters
+    const any = granted !== this.#granted
+    this.#granted = granted
+    return any
+  }
+
   get upkeepMs(): number {
-    const renewMs = this.#leases.busy ? this.#leases.renewMs : -1
+    const sweepMs = Math.max(0, Math.ceil(this.#sweptMs + SWEEP_MS - performance.now()))
+    const renewMs = this.#leases.busy ? this.#leases.renewMs : sweepMs
     const { dueMs } = this.#mappings
-    return renewMs < 0 || dueMs < 0 ? Math.max(renewMs, dueMs) : Math.min(renewMs, dueMs)
+    return Math.min(sweepMs, renewMs, dueMs < 0 ? sweepMs : dueMs)
   }
 
   upkeep(): void {
+    if (performance.now() - this.#sweptMs >= SWEEP_MS) {
+      this.#sweptMs = performance.now()
+      this.#leases.sweep()
+    }
     this.#leases.renew()
     this.#mappings.look()
   }

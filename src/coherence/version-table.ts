@@ -19,11 +19,15 @@ import {
   SLOT_WORDS,
   tableBytes,
   ticksLeft,
+  ticksSince,
 } from '../../protocol/version-table/layout.js'
 import type { InodeKey } from '../vfs/identities.js'
 
 /** Ticks: longer than anything is remembered. */
 const QUITE_PAST = 100_000
+/** Calls of `sweep` that go through the table, and how far apart they are: all of it in half an hour. */
+export const SWEEPS = 30
+export const SWEEP_MS = 60_000
 
 /** `insert`: every slot of the bucket is in use. */
 export const FULL = -1
@@ -214,6 +218,34 @@ export class VersionTable {
       ticksLeft(this.word(slot, Slot.lease), now) === 0 &&
       ticksLeft(this.word(slot, Slot.change), now) === 0
     )
+  }
+
+  #swept = 0
+
+  /**
+   * Clears the words of the next part of the table that ended long ago: SWEEPS calls go through all of it. Without that
+   * the ticks would come round, after 70 minutes, and what is in these words would begin again.
+   */
+  sweep(now: number): void {
+    const words = this.#words
+    const buckets = this.#bucketMask + 1
+    for (let count = Math.ceil(buckets / SWEEPS); count > 0; count--) {
+      const bucket = HEADER_WORDS + this.#swept * BUCKET_WORDS
+      this.#swept = (this.#swept + 1) & this.#bucketMask
+      this.#clearLongPast(bucket, now)
+      for (let i = 0; i < BUCKET_SLOTS; i++) {
+        const slot = bucket + 1 + i * SLOT_WORDS
+        if (Atomics.load(words, slot + Slot.tag) === 0) continue
+        this.#clearLongPast(slot + Slot.lease, now)
+        this.#clearLongPast(slot + Slot.change, now)
+      }
+    }
+  }
+
+  #clearLongPast(at: number, now: number): void {
+    const word = Atomics.load(this.#words, at)
+    if (word !== 0 && ticksLeft(word, now) === 0 && ticksSince(word, now) > QUITE_PAST)
+      Atomics.compareExchange(this.#words, at, word, 0)
   }
 
   /** One word of a slot; `field` is one of Slot. */

@@ -351,8 +351,10 @@ export class Device implements VhostDevice {
       const answered = this.#handle(queue, head, 0, 0)
       // They are done while this thread does others: the guest need not wait for the end of the batch.
       if (this.#server.spreadCount > 0) this.#reap()
+      // A lease runs from now on: the next request may take longer than it lasts beyond what the guest was told.
+      const promised = this.#waits?.promised() === true
       // The first answer wakes a guest that sleeps, so that it works while the rest of the batch is done.
-      if (i === 0 && answered) this.#signal(index)
+      if ((i === 0 && answered) || promised) this.#signal(index)
     }
     this.#signal(index)
   }

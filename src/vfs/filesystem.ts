@@ -85,6 +85,8 @@ export interface Waits {
   upkeep(): void
   /** A request that was suspended has its outcome, which the guest does not know yet. */
   completed(token: number): void
+  /** An answer given since the last call is good for a limited time, which has begun: the guest is to have it soon. */
+  promised(): boolean
 }
 
 export interface FileSystem {

@@ -218,6 +218,23 @@ test('a change of what nobody else has looked at does not wait, and its maker ma
   t.is(b.lookup('dir').attrMs, 0)
 })
 
+test('a name moved to another directory, which its guest goes on caching, is waited for there', async t => {
+  const { a, b } = await scene(t)
+  const [from, to] = [a.lookup('full').nodeid, a.lookup('dir').nodeid]
+  const theirs = b.lookup('dir').nodeid
+  const file = b.client.lookup(b.lookup('full').nodeid, 'f0')
+  const { fh } = b.open(file)
+  await sleep(WAIT_MS + 20)
+  // What is in it changes all the time, that it is there does not.
+  b.client.write(file, fh, 0, text('new'))
+  const cached = entryOf(a.client.do(Opcode.FUSE_LOOKUP, from, text('f0')).body)
+  const began = performance.now()
+  t.is(cached.entryMs, TIMES.leaseMs)
+  a.client.do(Opcode.FUSE_RENAME, from, concat(u64(BigInt(to)), text('f0'), text('f0')))
+  b.client.do(Opcode.FUSE_UNLINK, theirs, text('f0'))
+  t.true(performance.now() - began >= cached.entryMs)
+})
+
 test('pages are kept at open while nobody has changed the file', async t => {
   const { a, b, folder, clock } = await scene(t)
   const node = a.lookup('file').nodeid
@@ -288,6 +305,35 @@ test('data that changed under the same mtime is dropped, by an mtime that is off
   t.is(a.getattr(node).stat.mtimeNsec, mtimeNsec)
 })
 
+test('data that changed under the same mtime is dropped by who has seen the file by name only, too', async t => {
+  const { a, b } = await scene(t)
+  const theirs = b.lookup('file').nodeid
+  const { fh } = b.open(theirs)
+  // The attributes that the guest has are from before it opened the file.
+  const { nodeid, stat } = a.lookup('file')
+  const { mtime, mtimeNsec, size } = stat!
+  a.open(nodeid)
+  b.client.write(theirs, fh, 0, text('changed'))
+  b.setattr(theirs, Fattr.mtime, { mtime, mtimeNsec })
+  t.like(a.getattr(nodeid), { attrMs: 0, stat: { size, mtime, mtimeNsec: mtimeNsec ^ 1 } })
+  t.is(a.getattr(nodeid).stat.mtimeNsec, mtimeNsec)
+})
+
+test('data that changed under the same mtime is dropped when the guest has grown the file itself', async t => {
+  const { a, b } = await scene(t)
+  const theirs = b.lookup('file').nodeid
+  const other = b.open(theirs)
+  const { nodeid } = a.lookup('file')
+  const { fh } = a.open(nodeid)
+  const { mtime, mtimeNsec, size } = a.getattr(nodeid).stat
+  // It knows the new size from its own write, and no new mtime.
+  a.client.write(nodeid, fh, size, text('more'))
+  b.client.write(theirs, other.fh, 0, text('changed'))
+  b.setattr(theirs, Fattr.mtime, { mtime, mtimeNsec })
+  t.is(a.getattr(nodeid).stat.mtimeNsec, mtimeNsec ^ 1)
+  t.is(a.getattr(nodeid).stat.mtimeNsec, mtimeNsec)
+})
+
 test('READDIRPLUS entries have leases, which changes wait for', async t => {
   const { a, b, clock } = await scene(t)
   clock.hold()
@@ -312,6 +358,37 @@ test('READDIRPLUS entries have leases, which changes wait for', async t => {
   clock.release()
   a.setattr(theirs, Fattr.mode, { mode: 0o600 })
   t.true(clock.nowMs() - began > TIMES.leaseMs)
+})
+
+test('a lease is told to the guest before the next request is begun, which may take long', async t => {
+  const { a } = await scene(t)
+  const nodes = ['file', 'other', 'dir'].map(name => a.lookup(name).nodeid)
+  const { ring, front } = a.client
+  const signals: number[] = []
+  const taken: number[] = []
+  const { counters } = a.rig.device
+  const { fs } = a.rig
+  const getattr = fs.getattr.bind(fs)
+  fs.getattr = (...call) => {
+    signals.push(counters.signals)
+    taken.push(ring.takeUsed().length)
+    return getattr(...call)
+  }
+  const before = counters.signals
+  for (const [i, node] of nodes.entries()) {
+    const at = 0x38_0000 + i * 0x2000
+    const bytes = a.client.header(Opcode.FUSE_GETATTR, node, 16, BigInt(1000 + 2 * i))
+    front.memory.set(concat(bytes, new Uint8Array(16)), at)
+    ring.offer(
+      ring.direct([
+        [at, 56, false],
+        [at + 0x1000, 256, true],
+      ]),
+    )
+  }
+  a.rig.pump()
+  t.deepEqual(taken, [0, 1, 1])
+  t.deepEqual(signals, [before, before + 1, before + 2])
 })
 
 test('GET_VRING_BASE answers changes that wait first', async t => {

@@ -5,6 +5,7 @@ import type { Change } from '../../src/coherence/change.js'
 import { longLeaseMs } from '../../src/coherence/options.js'
 import { QUIET_MS, SETTLED_MS } from '../../src/coherence/contention.js'
 import { CHANGE_MS, Leases } from '../../src/coherence/leases.js'
+import { SWEEP_MS, SWEEPS } from '../../src/coherence/version-table.js'
 import {
   changeOf,
   guests,
@@ -136,6 +137,44 @@ test('a guest caches what it has changed itself at once, others after a quiet ti
   t.true(lease(all[1]!, 1))
 })
 
+/** A RENAME from directory `from` to `to`. */
+function renameOf(from: number, to: number): Change {
+  const change = changeOf(from, to)
+  change.moves(0, 1)
+  return change
+}
+
+test('a name that a guest takes to another directory stays cached: its lease goes with it', t => {
+  const { all, clock } = scene()
+  t.true(lease(all[0]!, 1))
+  t.is(apply(all[0]!, clock, renameOf(1, 2)), 0)
+  clock.ms += 50
+  const waited = apply(all[1]!, clock, changeOf(2))
+  t.true(waited >= LEASE_MS + MARGIN_MS - 50 && waited <= MOST_WAIT_MS, `${waited}`)
+  // A guest that had cached nothing there takes nothing with it.
+  t.is(apply(all[2]!, clock, renameOf(5, 6)), 0)
+  t.is(apply(all[1]!, clock, changeOf(6)), 0)
+})
+
+test('where others are changing that directory, who moves a name there waits until his own cache is over', t => {
+  const { all, clock } = scene()
+  const other = changeOf(2)
+  t.is(all[1]!.begin(other, false, false), 0)
+  t.true(lease(all[0]!, 1))
+  const change = renameOf(1, 2)
+  const wait = all[0]!.begin(change, false, false)
+  t.true(wait >= LEASE_MS + MARGIN_MS && wait <= MOST_WAIT_MS, `${wait}`)
+  clock.ms += wait / 2
+  t.false(lease(all[0]!, 1))
+  clock.ms += wait / 2
+  t.is(all[0]!.begin(change, true, false), 0)
+  all[0]!.end(change)
+  all[1]!.end(other)
+  // He is not kept waiting each time.
+  t.false(lease(all[0]!, 1))
+  t.is(apply(all[0]!, clock, renameOf(1, 2)), 0)
+})
+
 test('two changes of one guest at once: the reply of the first grants nothing', t => {
   const { all } = scene()
   const [one, two] = [changeOf(1), changeOf(1)]
@@ -200,6 +239,36 @@ test('a change that takes long is announced again', t => {
   t.false(all[0]!.busy)
   clock.ms += QUIET_MS + 3 * TICK_MS
   t.true(lease(all[1]!, 1))
+})
+
+test('a daemon that is stopped while it announces a change looks at the clock again', t => {
+  for (const stoppedMs of [300, 3000, 7900, 60_000]) {
+    const { all, clock, table } = scene()
+    let stopped = false
+    const one = new Leases(table, {
+      guest: 9,
+      leaseMs: LEASE_MS,
+      marginMs: MARGIN_MS,
+      onDamage: () => undefined,
+      nowMs() {
+        const { ms } = clock
+        if (stopped) return ms
+        stopped = true
+        clock.ms += stoppedMs
+        t.true(lease(all[0]!, 1))
+        return ms
+      },
+    })
+    const until = clock.ms + stoppedMs + LEASE_MS + MARGIN_MS
+    const change = changeOf(1)
+    for (let again = false; ; again = true) {
+      const wait = one.begin(change, again, false)
+      if (wait === 0) break
+      clock.ms += wait
+    }
+    t.true(clock.ms >= until, `${until - clock.ms}`)
+    one.end(change)
+  }
 })
 
 /** A guest looks at an inode that changed `ageMs` ago. */
@@ -376,6 +445,42 @@ test('with a damaged table nothing is cached, nothing waits, and it is said once
   t.is(all[0]!.begin(change, false, false), 0)
   all[0]!.end(change)
   t.true(all[0]!.damaged)
+})
+
+/** After so long a tick comes again. */
+const ROUND_MS = 2 ** 20 * TICK_MS
+
+test('when ticks begin anew, words that were never written are no leases, changes or guards', t => {
+  const { all, clock } = scene()
+  clock.ms = ROUND_MS - MOST_AHEAD * TICK_MS
+  for (let ino = 1; clock.ms < ROUND_MS + 1000; ino++, clock.ms += 200) {
+    t.is(apply(all[0]!, clock, changeOf(ino)), 0)
+    t.true(lease(all[0]!, ino))
+    t.true(lease(all[0]!, 100 + ino))
+  }
+})
+
+test('what ended long ago does not begin again when ticks come round', t => {
+  const { all, clock } = scene()
+  for (const late of [0, 3000, 6000]) {
+    const ino = 1 + late
+    t.true(lease(all[0]!, ino))
+    apply(all[1]!, clock, changeOf(20 + ino))
+    const until = clock.ms + ROUND_MS - late
+    for (; clock.ms + SWEEP_MS < until; clock.ms += SWEEP_MS) all[2]!.sweep()
+    clock.ms = until
+    t.is(apply(all[1]!, clock, changeOf(ino)), 0)
+    t.true(lease(all[0]!, 20 + ino))
+  }
+})
+
+test('what is held now is not swept away', t => {
+  const { all, clock } = scene()
+  t.true(lease(all[0]!, 1))
+  t.is(all[1]!.begin(changeOf(2), false, false), 0)
+  for (let i = 0; i < SWEEPS; i++) all[2]!.sweep()
+  t.true(apply(all[1]!, clock, changeOf(1)) >= LEASE_MS + MARGIN_MS)
+  t.false(lease(all[0]!, 2))
 })
 
 type Task =

@@ -19,6 +19,7 @@ import {
   HEADER_WORDS,
   MANY,
   MOST_AHEAD,
+  NONE,
   ownerOf,
   pack,
   Slot,
@@ -66,7 +67,7 @@ test('an empty table has the bytes that protocol/version-table says', t => {
 test('a word keeps owner and tick, and ticks ahead are told from those past', t => {
   fc.assert(
     fc.property(
-      fc.integer({ min: 0, max: MANY }),
+      fc.integer({ min: 1, max: MANY }),
       fc.integer({ min: 0, max: 2 ** 48 }),
       fc.integer({ min: 0, max: MOST_AHEAD }),
       (owner, ms, ahead) => {
@@ -74,6 +75,7 @@ test('a word keeps owner and tick, and ticks ahead are told from those past', t 
         const word = pack(owner, now + ahead)
         t.is(ownerOf(word), owner)
         t.is(ticksLeft(word, now), ahead)
+        t.is(ticksLeft(pack(NONE, now + ahead), now), 0)
         t.is(ticksSince(pack(owner, now - ahead), now), ahead)
         t.is(ticksLeft(pack(owner, now + MOST_AHEAD + 1 + ahead), now), 0)
       },
