@@ -14,7 +14,8 @@ import { S_IFREG } from '../../../protocol/linux/constants.js'
 import type { Context } from '../../native/context.js'
 import type { Payload } from '../../vfs/request.js'
 import type { HostHandle } from './handles.js'
-import type { KeptInode, MetadataCache } from './metadata-cache.js'
+import type { KeptInode } from './kept-inode.js'
+import type { MetadataCache } from './metadata-cache.js'
 import type { HostNode } from './node.js'
 
 /** Longer reads gain little: copying is then most of the work. */

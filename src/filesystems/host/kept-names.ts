@@ -2,7 +2,7 @@
  * Names that were looked up in directories whose changes are told (metadata-cache.ts), found and not found ones:
  * a table of fixed size in which a new name takes the place of one that is out of date, or of any.
  */
-import type { KeptInode } from './metadata-cache.js'
+import type { KeptInode } from './kept-inode.js'
 import type { HostNode } from './node.js'
 
 /** Places a name may take, from its hash on. */

@@ -15,15 +15,18 @@
  * times by the rules of `relatime`: attributes of a file that is open are kept only when no read changes its
  * access time.
  */
-import { type ChangeSink, FAN, MAX_KEY_BYTES } from '../../../protocol/linux/fanotify.js'
+import { type ChangeSink, FAN } from '../../../protocol/linux/fanotify.js'
 import { S_IFDIR, S_IFLNK, S_IFREG } from '../../../protocol/linux/constants.js'
 import { statx } from '../../../protocol/linux/statx.js'
 import { type Context, EMPTY_PATH } from '../../native/context.js'
+import { readsKeepAtime } from './access-times.js'
 import { FILES_CHANGED, type HostChanges, MOUNTS_CHANGED, NAME_EVENTS } from './host-changes.js'
 import type { Mounts } from './mounts.js'
-import type { HostMount, HostNode } from './node.js'
+import { InodeMarks } from './inode-marks.js'
+import { KeptInode } from './kept-inode.js'
+import type { HostNode } from './node.js'
 import type { HostNodes } from './nodes.js'
-import { type KeptMapping, KeptMappings } from './kept-mappings.js'
+import { KeptMappings } from './kept-mappings.js'
 import { KeptNames } from './kept-names.js'
 import { OTHER_AT } from './scratch.js'
 import { STATX_WANTED } from './stat.js'
@@ -32,8 +35,7 @@ import { STATX_WANTED } from './stat.js'
 const WARM_ASKS = 12
 /** Asks that an inode takes again, when it lost its mark because it changed. */
 const WARM_AGAIN_ASKS = 64
-/** Worth of an inode: one more with each answer from here, less with each change; below 0 it loses its mark. */
-const FIRST_WORTH = 16
+/** `KeptInode.worth`: the most there can be, and what a change takes. */
 const MOST_WORTH = 64
 const CHANGE_COSTS = 8
 /** How many are looked at, and what each loses, when room for another is wanted. */
@@ -41,50 +43,12 @@ const EVICTION_LOOKS = 8
 const EVICTION_COSTS = 8
 
 const STATX_BYTES = 256
-/** statfs(2): eight-byte words. */
-const STATFS_FSID = 7 * 8
-const STATFS_FLAGS = 10 * 8
-const ST_NOATIME = 1024
-const ST_RELATIME = 4096
-/** relatime: an access time older than this is brought up to date. Less than the kernel's 24 hours, to be safe. */
-const RELATIME_SECONDS = 23 * 3600
 
 /** Attributes of a regular file are asked for again after this time: a store through a mapping raises no event. */
 const UNSEEN_MS = 1000
 
 const F = statx.f
 const DATA_TIMES = [F.stx_mtime_sec, F.stx_mtime_nsec, F.stx_ctime_sec, F.stx_ctime_nsec] as const
-
-/** An inode with a mark. */
-export class KeptInode {
-  readonly node: HostNode
-  readonly key: string
-  /** Offset of its struct statx in `MetadataCache.view`. */
-  readonly at: number
-  /** The struct statx is there, and right as far as events were read. */
-  valid = false
-  /** When it was asked for, as `now` of the cache. */
-  askedAt = 0
-  /** Only the guest has changed the file's data by system calls since it opened the file last, which had these times then. */
-  dataKnown = false
-  dataTimes: Float64Array | undefined = undefined
-  /** Of a file that is read in small pieces; see kept-mappings.ts. */
-  mapping: KeptMapping | undefined = undefined
-  smallReads = 0
-  /** Which names of the directory are right: those remembered under this number. */
-  names = 0
-  worth = FIRST_WORTH
-  /** Place in the list of all. */
-  index = 0
-  /** Another node of the same inode, seen through another mount. */
-  next: KeptInode | undefined = undefined
-
-  constructor(node: HostNode, key: string, at: number) {
-    this.node = node
-    this.key = key
-    this.at = at
-  }
-}
 
 export class MetadataCache implements ChangeSink {
   /** Kept struct statx; see `find`. */
@@ -97,10 +61,9 @@ export class MetadataCache implements ChangeSink {
 
   readonly #context: Context
   readonly #nodes: HostNodes
-  readonly #mounts: Mounts
   readonly #at: number
   readonly #changes: HostChanges | undefined
-  readonly #arena: Buffer
+  readonly #marks: InodeMarks | undefined
   readonly #words: Uint32Array
   readonly #arenaWords: Uint32Array
   readonly #inodes: KeptInode[] = []
@@ -126,16 +89,17 @@ export class MetadataCache implements ChangeSink {
     this.mappings = new KeptMappings(context, this)
     this.#at = scratchAt + OTHER_AT
     this.#nodes = nodes
-    this.#mounts = mounts
     this.#changes = most > 0 ? changes : undefined
     this.#most = this.#changes === undefined ? 0 : most
     const { buffer, byteOffset, byteLength } = context.bytes
-    this.#arena = Buffer.from(buffer as ArrayBuffer, byteOffset, byteLength)
+    const arena = Buffer.from(buffer as ArrayBuffer, byteOffset, byteLength)
     this.#arenaWords = new Uint32Array(buffer, byteOffset, byteLength >>> 2)
     const kept = new ArrayBuffer(this.#most * STATX_BYTES)
     this.view = new DataView(kept)
     this.#words = new Uint32Array(kept)
-    this.#names = new KeptNames(this.#arena, this.#most)
+    if (this.#changes !== undefined)
+      this.#marks = new InodeMarks(context, this.#at, arena, nodes, mounts, this.#changes)
+    this.#names = new KeptNames(arena, this.#most)
     for (let slot = this.#most - 1; slot >= 0; slot--) this.#free.push(slot * STATX_BYTES)
   }
 
@@ -226,7 +190,7 @@ export class MetadataCache implements ChangeSink {
       return
     }
     if (this.filesUnseen && node.type === S_IFREG) return
-    if (node.openFds !== undefined && !this.#readsKeepAtime(node.mount, this.#context.view, statAt))
+    if (node.openFds !== undefined && !readsKeepAtime(node.mount, this.#context.view, statAt))
       return
     const from = statAt >>> 2
     const to = kept.at >>> 2
@@ -276,7 +240,7 @@ export class MetadataCache implements ChangeSink {
 
   /** The node's data is about to be read: its file was opened, or its link is read. */
   willRead({ kept, mount }: HostNode): void {
-    if (kept?.valid === true && !this.#readsKeepAtime(mount, this.view, kept.at)) kept.valid = false
+    if (kept?.valid === true && !readsKeepAtime(mount, this.view, kept.at)) kept.valid = false
   }
 
   /** The node is about to change in a way that no event may tell of. */
@@ -359,7 +323,7 @@ export class MetadataCache implements ChangeSink {
   #keep(node: HostNode): void {
     node.asks = WARM_ASKS - WARM_AGAIN_ASKS
     if (!this.#worthKeeping(node) || (this.#free.length === 0 && !this.#makeRoom())) return
-    const key = this.#withFd(node, fd => this.#mark(node, fd))
+    const key = this.#marks!.add(node)
     if (key === undefined) return
     this.counters.marks++
     const kept = new KeptInode(node, key, this.#free.pop()!)
@@ -370,59 +334,6 @@ export class MetadataCache implements ChangeSink {
     this.#inodes.push(kept)
     node.kept = kept
     this.#nodes.hold(node)
-  }
-
-  /** A descriptor for `use` alone: a table of descriptors that grows costs more than all the rest. */
-  #withFd<T>(node: HostNode, use: (fd: number) => T): T {
-    const hadFd = node.fdAtHand >= 0
-    const result = use(this.#nodes.pathFdOf(node))
-    if (!hadFd && !node.nameless) this.#nodes.descriptors.close(node)
-    return result
-  }
-
-  /** From here on events of the node's inode are told, under the key returned; undefined: they cannot be. */
-  #mark(node: HostNode, fd: number): string | undefined {
-    if (fd < 0 || !this.#learnMount(node.mount, fd)) return undefined
-    const key = this.#keyOf(node.mount, fd)
-    const directory = node.type === S_IFDIR
-    return key !== undefined && this.#changes!.add(fd, directory) >= 0 ? key : undefined
-  }
-
-  /** As protocol/linux/fanotify.ts has it; undefined where there are no file handles. */
-  #keyOf(mount: HostMount, fd: number): string | undefined {
-    const at = this.#at
-    if (this.#context.nameToHandle(fd, EMPTY_PATH, at) < 0) return undefined
-    const handleEnd = at + 8 + this.#context.view.getUint32(at, true)
-    const key = mount.fsid + this.#arena.toString('latin1', at, handleEnd)
-    return key.length <= MAX_KEY_BYTES ? key : undefined
-  }
-
-  /** Asks once for what matters of the mount. False: its changes are not all made on this host, or not told. */
-  #learnMount(mount: HostMount, fd: number): boolean {
-    if (mount.fsid !== '') return true
-    const kind = this.#mounts.kindOf(mount.id, fd)
-    if (kind === 'remote') return false
-    mount.inMemory = kind === 'memory'
-    const at = this.#at
-    if (this.#context.statfs(fd, at) < 0) return false
-    const flags = this.#context.view.getUint32(at + STATFS_FLAGS, true)
-    mount.fsid = this.#arena.toString('latin1', at + STATFS_FSID, at + STATFS_FSID + 8)
-    mount.noAtime = (flags & ST_NOATIME) !== 0
-    mount.relAtime = (flags & ST_RELATIME) !== 0
-    return true
-  }
-
-  /** No read of the inode whose struct statx lies at `at` changes its access time. */
-  #readsKeepAtime(mount: HostMount, view: DataView, at: number): boolean {
-    if (mount.noAtime) return true
-    if (!mount.relAtime) return false
-    const sec = F.stx_atime_sec.get(view, at)
-    const nsec = F.stx_atime_nsec.get(view, at)
-    return (
-      isBefore(F.stx_mtime_sec.get(view, at), F.stx_mtime_nsec.get(view, at), sec, nsec) &&
-      isBefore(F.stx_ctime_sec.get(view, at), F.stx_ctime_nsec.get(view, at), sec, nsec) &&
-      Date.now() / 1000 - sec < RELATIME_SECONDS
-    )
   }
 
   /** Drops one that was not asked for lately. */
@@ -445,12 +356,7 @@ export class MetadataCache implements ChangeSink {
       this.#inodes[index] = last
       last.index = index
     }
-    if (!this.#unlinkKey(kept)) {
-      // The mark may stay where the inode is out of reach: it goes with the inode.
-      this.#withFd(node, fd => {
-        if (fd >= 0) this.#changes!.remove(fd, node.type === S_IFDIR)
-      })
-    }
+    if (!this.#unlinkKey(kept)) this.#marks!.remove(node)
     node.asks = 0 - asks
     this.#free.push(kept.at)
     this.#release(kept)
@@ -477,8 +383,4 @@ export class MetadataCache implements ChangeSink {
     else this.#byKey.delete(kept.key)
     return kept.next !== undefined
   }
-}
-
-function isBefore(sec: number, nsec: number, otherSec: number, otherNsec: number): boolean {
-  return sec < otherSec || (sec === otherSec && nsec < otherNsec)
 }

@@ -1,7 +1,7 @@
 /** One inode of a host tree that the guest knows, and the mount it lies on. */
 import type { NodeBase } from '../../vfs/node-table.js'
 import { DiskWaits } from './disk-waits.js'
-import type { KeptInode } from './metadata-cache.js'
+import type { KeptInode } from './kept-inode.js'
 
 /** A mount as nodes see it. On btrfs each subvolume, having a device number of its own, counts as one. */
 export class HostMount {
