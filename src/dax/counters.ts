@@ -65,3 +65,9 @@ export function newCounters(): DaxCounters {
     },
   }
 }
+
+/** Counts a refusal and passes on its outcome. */
+export function refuse(counters: DaxCounters, why: Refusal, outcome: number): number {
+  counters.refused[why]++
+  return outcome
+}

@@ -13,13 +13,13 @@
 import { Errno } from '../../protocol/errno.js'
 import { S_IFMT, S_IFREG } from '../../protocol/linux/constants.js'
 import { STATX_MTIME, STATX_SIZE, statx } from '../../protocol/linux/statx.js'
-import { VIRTIO_FS_SHMCAP_ID_CACHE } from '../../protocol/virtio/fs.js'
 import { type Context, EMPTY_PATH, UTIME_OMIT } from '../native/context.js'
 import type { DaxWindow, MappableFiles, MappingRights } from '../vfs/dax.js'
 import { DEFERRED, type Outcome } from '../vfs/filesystem.js'
 import type { Attributes } from '../vfs/replies.js'
-import { newCounters, type Refusal } from './counters.js'
+import { newCounters, refuse } from './counters.js'
 import type { DaxOptions } from './options.js'
+import { type DaxLog, type Mapper, Pieces } from './pieces.js'
 import { MappedFile, MappingTable, Range } from './table.js'
 
 export const DAX_PAGE_BYTES = 4096
@@ -31,17 +31,6 @@ const EXACT_PIECES_FOR_OTHERS = 64
 const AHEAD_BYTES = 64 * 1024
 /** Arena bytes that the window needs: a struct statx. */
 export const WINDOW_BYTES = 256
-
-/** Who does the mapping: a back-end channel. 0 or -errno, as there. */
-export interface Mapper {
-  readonly open: boolean
-  /** Mappings there may be at once. */
-  readonly most: number
-  map(shmid: number, fd: number, fdOffset: number, offset: number, bytes: number): number
-  unmap(shmid: number, offset: number, bytes: number): number
-}
-
-export type DaxLog = (level: 'warn' | 'debug', message: string) => void
 
 /** Sees when others change files that are mapped. */
 export interface Watcher {
@@ -58,8 +47,6 @@ type Reason = 'setup' | 'growth' | 'others'
 export class Window implements DaxWindow {
   readonly counters = newCounters()
   readonly table = new MappingTable()
-  /** Set and taken away by the session. */
-  mapper: Mapper | undefined
   watcher: Watcher | undefined
   /** undefined: guests of other daemons are trusted not to change the sizes of mapped files. */
   rights: MappingRights | undefined
@@ -70,8 +57,7 @@ export class Window implements DaxWindow {
   readonly #files: MappableFiles
   readonly #options: DaxOptions
   readonly #log: DaxLog
-  /** Live ones, of all ranges. */
-  #pieces = 0
+  readonly #pieces: Pieces
   readonly #watched = new Map<number, MappedFile>()
   /** Nodes whose files could be opened for the window, or not. */
   readonly #openable = new Map<number, boolean>()
@@ -90,6 +76,15 @@ export class Window implements DaxWindow {
     this.#files = files
     this.#options = options
     this.#log = log
+    this.#pieces = new Pieces(this.counters, log)
+  }
+
+  /** Set and taken away by the session. */
+  get mapper(): Mapper | undefined {
+    return this.#pieces.mapper
+  }
+  set mapper(mapper: Mapper | undefined) {
+    this.#pieces.mapper = mapper
   }
 
   get ready(): boolean {
@@ -111,7 +106,7 @@ export class Window implements DaxWindow {
 
   setup(nodeid: number, moffset: number, foffset: number, bytes: number): Outcome {
     this.counters.setups++
-    if (!this.ready) return this.#refuse('policy', -Errno.EIO)
+    if (!this.ready) return refuse(this.counters, 'policy', -Errno.EIO)
     const { windowBytes } = this.#options
     if (
       moffset % DAX_PAGE_BYTES !== 0 ||
@@ -121,7 +116,7 @@ export class Window implements DaxWindow {
       !(moffset + bytes <= windowBytes) ||
       !(foffset + bytes <= Number.MAX_SAFE_INTEGER)
     )
-      return this.#refuse('hostile', -Errno.EINVAL)
+      return refuse(this.counters, 'hostile', -Errno.EINVAL)
     const known = this.table.ranges.get(moffset)
     if (
       known !== undefined &&
@@ -134,7 +129,7 @@ export class Window implements DaxWindow {
       const size = this.#sizeOf(known.file)
       this.#observe(known.file, size)
       if (this.#limit(nodeid) < size) return this.rights!.later()
-      if (size <= foffset) return this.#refuse('size', -Errno.EIO)
+      if (size <= foffset) return refuse(this.counters, 'size', -Errno.EIO)
       return this.#cover(known, size, 'setup')
     }
     for (const other of this.table.overlapping(moffset, bytes)) {
@@ -143,7 +138,7 @@ export class Window implements DaxWindow {
     }
     const right = this.table.files.has(nodeid) ? 0 : (this.rights?.take(nodeid) ?? 0)
     if (right === DEFERRED) return right
-    if (right < 0) return this.#refuse(right === -Errno.ESTALE ? 'stale' : 'others', right)
+    if (right < 0) return refuse(this.counters, right === -Errno.ESTALE ? 'stale' : 'others', right)
     const file = this.#fileOf(nodeid)
     if (typeof file === 'number') {
       this.rights?.giveBack(nodeid)
@@ -158,7 +153,7 @@ export class Window implements DaxWindow {
         ? this.rights!.later()
         : size > foffset
           ? this.#cover(range, size, 'setup')
-          : this.#refuse('size', -Errno.EIO)
+          : refuse(this.counters, 'size', -Errno.EIO)
     if (outcome < 0) this.#unmap(range)
     return outcome
   }
@@ -169,17 +164,12 @@ export class Window implements DaxWindow {
     return 0
   }
 
-  #refuse(why: Refusal, outcome: Outcome): Outcome {
-    this.counters.refused[why]++
-    return outcome
-  }
-
   #fileOf(nodeid: number): MappedFile | Outcome {
     const known = this.table.files.get(nodeid)
     if (known !== undefined) return known
     const fd = this.#files.open(nodeid)
-    if (fd === -Errno.ESTALE) return this.#refuse('stale', fd)
-    if (fd < 0) return this.#refuse('open', -Errno.EIO)
+    if (fd === -Errno.ESTALE) return refuse(this.counters, 'stale', fd)
+    if (fd < 0) return refuse(this.counters, 'open', -Errno.EIO)
     const file = new MappedFile(nodeid, fd)
     file.size = this.#sizeOf(file)
     file.reach = file.size
@@ -223,47 +213,19 @@ export class Window implements DaxWindow {
     const pads = needs > actual
     // A file that was said to be DAX is so until the guest forgets it, even with an odd end that it got since.
     const mayPad = this.#padsAll || why !== 'setup' || this.#openable.get(nodeid) === true
-    if (pads && !mayPad) return this.#refuse('size', -Errno.EIO)
+    if (pads && !mayPad) return refuse(this.counters, 'size', -Errno.EIO)
     // What another thread of ours is adding would be cut.
-    if (pads && this.busy(nodeid)) return this.#refuse('busy', -Errno.EIO)
+    if (pads && this.busy(nodeid)) return refuse(this.counters, 'busy', -Errno.EIO)
     if (pads && this.rights?.lengthen(nodeid) === false) {
-      this.#refuse('busy', 0)
+      refuse(this.counters, 'busy', 0)
       return this.rights.later()
     }
     const outcome = pads
-      ? this.#padded(range.file, needs, why, () => this.#map(range, target))
-      : this.#map(range, target)
+      ? this.#padded(range.file, needs, why, () => this.#pieces.map(range, target))
+      : this.#pieces.map(range, target)
     if (pads) this.rights?.lengthened(nodeid)
     if (outcome >= 0 && why !== 'setup') this.counters.grown++
     return outcome
-  }
-
-  #map(range: Range, target: number): Outcome {
-    const { mapper } = this
-    if (mapper !== undefined && this.#pieces >= mapper.most) return this.#refuse('full', -Errno.EIO)
-    const offset = range.offset + range.covered
-    const bytes = target - range.covered
-    const from = range.fileOffset + range.covered
-    const { fd } = range.file
-    const start = performance.now()
-    let outcome = mapper?.map(VIRTIO_FS_SHMCAP_ID_CACHE, fd, from, offset, bytes) ?? -Errno.EPIPE
-    if (outcome === -Errno.EIO && mapper !== undefined) {
-      // Something we do not know of may be there: of a guest before, or of a request that was not waited for.
-      if (mapper.unmap(VIRTIO_FS_SHMCAP_ID_CACHE, offset, bytes) >= 0)
-        outcome = mapper.map(VIRTIO_FS_SHMCAP_ID_CACHE, fd, from, offset, bytes)
-    }
-    if (outcome < 0 && outcome !== -Errno.EAGAIN) {
-      this.#log('debug', `the front end does not map ${bytes} bytes at ${offset} (${outcome})`)
-      return this.#refuse('front-end', -Errno.EIO)
-    }
-    // Not waited for to its end: it is taken for mapped, so that it will be unmapped.
-    range.pieces.push({ offset, bytes })
-    this.#pieces++
-    range.covered = target
-    if (outcome < 0) return this.#refuse('front-end', -Errno.EIO)
-    this.counters.maps++
-    this.counters.mapUs += Math.round((performance.now() - start) * 1000)
-    return 0
   }
 
   /** Makes the file longer while `action` runs. */
@@ -277,7 +239,7 @@ export class Window implements DaxWindow {
       why === 'setup' &&
       context.statx(file.fd, EMPTY_PATH, 0, STATX_MTIME | STATX_SIZE, this.#at) >= 0
     const fault = context.ftruncate(file.fd, needs)
-    if (fault < 0) return this.#refuse('size', -Errno.EIO)
+    if (fault < 0) return refuse(this.counters, 'size', -Errno.EIO)
     const outcome = action()
     if (this.#sizeOf(file) === needs) context.ftruncate(file.fd, size)
     else {
@@ -294,35 +256,8 @@ export class Window implements DaxWindow {
     return outcome
   }
 
-  /**
-   * Takes away what of `range` is past its first `keep` bytes; of the piece in which that is, all. False: the front end
-   * has not confirmed that.
-   */
-  #cut(range: Range, keep: number): boolean {
-    let confirmed = true
-    while (range.covered > keep) {
-      const piece = range.pieces.pop()!
-      this.#pieces--
-      range.covered = piece.offset - range.offset
-      const start = performance.now()
-      const outcome =
-        this.mapper?.unmap(VIRTIO_FS_SHMCAP_ID_CACHE, piece.offset, piece.bytes) ?? -Errno.EPIPE
-      if (outcome >= 0) {
-        this.counters.unmaps++
-        this.counters.unmapUs += Math.round((performance.now() - start) * 1000)
-      } else {
-        confirmed = false
-        this.#log(
-          'debug',
-          `the front end does not unmap ${piece.bytes} bytes at ${piece.offset} (${outcome})`,
-        )
-      }
-    }
-    return confirmed
-  }
-
   #unmap(range: Range): void {
-    this.#cut(range, 0)
+    this.#pieces.cut(range, 0)
     this.#forget(range)
   }
 
@@ -359,7 +294,7 @@ export class Window implements DaxWindow {
       const keep = Math.max(0, pageUp(bytes - range.fileOffset))
       if (range.covered <= keep) continue
       cut = true
-      this.#cut(range, keep)
+      this.#pieces.cut(range, keep)
     }
     if (cut) this.counters.shrunk++
     file.size = bytes
@@ -414,7 +349,7 @@ export class Window implements DaxWindow {
     }
     this.counters.shrunkByOthers++
     for (const range of file.ranges) {
-      this.#cut(range, Math.max(0, pageUp(size - range.fileOffset)))
+      this.#pieces.cut(range, Math.max(0, pageUp(size - range.fileOffset)))
       this.#cover(range, size, 'others')
     }
     this.#distrust(`a mapped file was cut to ${size} bytes by somebody else: unmapped`)
@@ -435,7 +370,7 @@ export class Window implements DaxWindow {
     if (this.#exceeds(file, keep)) this.counters.revoked++
     for (const range of file.ranges) {
       if (range.covered <= Math.max(0, keep - range.fileOffset)) continue
-      if (!this.#cut(range, Math.max(0, keep - range.fileOffset))) gone = false
+      if (!this.#pieces.cut(range, Math.max(0, keep - range.fileOffset))) gone = false
       this.#cover(range, size, 'others')
     }
     return gone
@@ -507,9 +442,7 @@ export class Window implements DaxWindow {
 
   drop(): void {
     for (const range of this.table.ranges.values()) {
-      range.pieces.length = 0
-      this.#pieces = 0
-      range.covered = 0
+      this.#pieces.drop(range)
       this.#forget(range)
     }
     this.#openable.clear()
