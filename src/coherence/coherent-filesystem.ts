@@ -41,9 +41,7 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     this.#identities = inner.identities!
     this.#replies = new LeasedReplies(leases, this.#identities, mappings)
     this.waits = new OngoingChanges(leases, this.#identities, this.#replies.files, mappings, sizes)
-    this.#sink = new LeasingSink((entry, dirMs, looked) =>
-      this.#replies.entry(entry, dirMs, looked),
-    )
+    this.#sink = new LeasingSink(this.#replies)
   }
 
   override init(negotiated: Negotiated): void {

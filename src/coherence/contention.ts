@@ -38,25 +38,24 @@ export class Contention {
     this.#quietBaseMs = quietBaseMs
   }
 
-  /** How long the inode must have been left alone. */
-  quietMs(slot: number, now: number): number {
-    return this.#quietBaseMs << this.#level(slot, now)
+  /** How long an inode with this conflict word must have been left alone. */
+  quietMs(conflict: number, now: number): number {
+    return this.#quietBaseMs << this.#level(conflict, now)
   }
 
   /** How often changes met a lease: forgotten when there was none for four times the quiet time it asks for. */
-  #level(slot: number, now: number): number {
-    const conflict = this.#table.word(slot, Slot.conflict)
+  #level(conflict: number, now: number): number {
     const level = Math.min(levelOf(conflict), MOST_LEVELS)
+    if (level === 0) return 0
     return ticksSince(conflict, now) <= ticksFor((this.#quietBaseMs << level) * 4) ? level : 0
   }
 
   /**
-   * Nobody but `guest` has changed the inode for long, as far as the table and its own change time tell (`ageMs` ago;
-   * NaN: not known).
+   * Nobody but `guest` has changed the inode for long, as far as its words in the table and its own change time tell
+   * (`ageMs` ago; NaN: not known).
    */
-  settled(slot: number, guest: number, ageMs: number, now: number): boolean {
-    if (this.#level(slot, now) > 0) return false
-    const change = this.#table.word(slot, Slot.change)
+  settled(conflict: number, change: number, guest: number, ageMs: number, now: number): boolean {
+    if (this.#level(conflict, now) > 0) return false
     const owner = ownerOf(change)
     if (owner === guest) return true
     return owner === NONE ? ageMs >= SETTLED_MS : ticksSince(change, now) >= ticksFor(SETTLED_MS)
@@ -64,12 +63,13 @@ export class Contention {
 
   /** A change met a lease: what it is about is shared by those who want to cache it. */
   raise(slot: number, now: number): void {
-    this.#setLevel(slot, Math.min(this.#level(slot, now) + 1, MOST_LEVELS), now)
+    const conflict = this.#table.word(slot, Slot.conflict)
+    this.#setLevel(slot, Math.min(this.#level(conflict, now) + 1, MOST_LEVELS), now)
   }
 
   /** A change met none: while there are changes nothing is forgotten. */
   remember(slot: number, now: number): void {
-    const level = this.#level(slot, now)
+    const level = this.#level(this.#table.word(slot, Slot.conflict), now)
     if (level > 0) this.#setLevel(slot, level, now)
   }
 
@@ -89,18 +89,21 @@ export class Contention {
   }
 
   /**
-   * The inode was found to have changed last `ageMs` ago (by its ctime). When that is lately, and after the last change
-   * of a guest, it was a process of the host: all daemons are told. True when it was news.
+   * The inode was found to have changed last `ageMs` ago (by its ctime): that is lately, and its words in the table,
+   * read before, say of no change of a guest that explains it.
    */
-  changedBefore(slot: number, ageMs: number, now: number): boolean {
-    if (!(ageMs > -MOST_AHEAD_MS && ageMs < this.quietMs(slot, now))) return false
-    const table = this.#table
-    const known = table.word(slot, Slot.change)
-    const age = Math.max(0, Math.ceil(ageMs / TICK_MS))
+  isNews(conflict: number, change: number, ageMs: number, now: number): boolean {
+    if (!(ageMs > -MOST_AHEAD_MS && ageMs < this.quietMs(conflict, now))) return false
     // A guest's change that is under way explains it, and so does one that ended later.
-    if (ticksLeft(known, now) > 0) return false
-    if (ownerOf(known) !== NONE && ticksSince(known, now) <= age + SLACK_TICKS) return false
-    if (!table.swap(slot, Slot.change, known, pack(HOST, now - age))) return false
+    if (ticksLeft(change, now) > 0) return false
+    return ownerOf(change) === NONE || ticksSince(change, now) > ageTicks(ageMs) + SLACK_TICKS
+  }
+
+  /** After `isNews`: it was a process of the host, and all daemons are told. False: somebody was faster. */
+  changedByHost(slot: number, change: number, ageMs: number, now: number): boolean {
+    const table = this.#table
+    const age = ageTicks(ageMs)
+    if (!table.swap(slot, Slot.change, change, pack(HOST, now - age))) return false
     table.bump(slot)
     const lease = table.word(slot, Slot.lease)
     const met =
@@ -109,4 +112,8 @@ export class Contention {
     else this.remember(slot, now)
     return true
   }
+}
+
+function ageTicks(ageMs: number): number {
+  return Math.max(0, Math.ceil(ageMs / TICK_MS))
 }

@@ -8,9 +8,16 @@ import type { MappingLeases } from './mapping-leases.js'
 
 /** Change times of Linux before 6.13 go in steps of a timer tick, 10 ms at most. */
 const CLOCK_STEP_MS = 20
+/** How old what is known of the difference between the clocks may be. */
+const CLOCKS_MS = 100
 
 export class LeasedReplies {
   readonly files = new FileMemories()
+  /** What the clock of leases showed when it was read last: for each reply, and each entry of a READDIRPLUS. */
+  nowMs = 0.5
+  /** The clock of change times is ahead of that by so much; and when that was found. */
+  #aheadMs = 0.5
+  #aheadAtMs = Number.NEGATIVE_INFINITY
   readonly #leases: Leases
   readonly #identities: Identities
   readonly #mappings: MappingLeases
@@ -25,9 +32,22 @@ export class LeasedReplies {
 
   /** Time limits for attributes of `nodeid`, seen after `looked`; `own`: as the answer to that change. */
   attributes(nodeid: number, attr: Attributes, looked: number, own: Change | undefined): void {
+    this.#readClock()
+    this.#attributes(nodeid, attr, looked, own)
+  }
+
+  #attributes(nodeid: number, attr: Attributes, looked: number, own: Change | undefined): void {
     const reported = this.#report(nodeid, attr, looked, own)
-    const ageMs = this.#ageMs(attr.ctimeSec, attr.ctimeNsec)
-    limit(attr, reported ? this.#leases.grant(this.#key, looked, own !== undefined, ageMs) : 0)
+    limit(
+      attr,
+      reported ? this.#grant(looked, own !== undefined, attr.ctimeSec, attr.ctimeNsec) : 0,
+    )
+  }
+
+  /** A lease on the inode of the key, which changed last at that time. */
+  #grant(looked: number, own: boolean, ctimeSec: number, ctimeNsec: number): number {
+    const ageMs = this.#ageMs(ctimeSec, ctimeNsec)
+    return this.#leases.grant(this.#key, looked, own, ageMs, this.nowMs)
   }
 
   /** Sees to it that the guest drops what it has of an open file. True: `attr` may be cached; the key is filled. */
@@ -45,14 +65,24 @@ export class LeasedReplies {
     return !hidden
   }
 
+  /** After the host was asked: a lease counts from when what it is about was seen. */
+  #readClock(): void {
+    this.nowMs = this.#leases.clockMs
+    if (this.nowMs - this.#aheadAtMs < CLOCKS_MS) return
+    this.#aheadAtMs = this.nowMs
+    this.#aheadMs = Date.now() - this.nowMs
+  }
+
+  /** After `#readClock`. */
   #ageMs(sec: number, nsec: number): number {
-    return Date.now() - (sec * 1000 + nsec / 1e6)
+    return this.nowMs + this.#aheadMs - (sec * 1000 + nsec / 1e6)
   }
 
   /** `dirMs`: for how long the guest has a lease on the directory; 0: it has none. */
   entry(entry: EntryReply, dirMs: number, looked: number): void {
     limitName(entry, dirMs)
-    if (dirMs > 0) this.attributes(entry.nodeid, entry.attr, looked, undefined)
+    this.#readClock()
+    if (dirMs > 0) this.#attributes(entry.nodeid, entry.attr, looked, undefined)
     else {
       // In a directory that others are changing, what is new changes soon again.
       this.#report(entry.nodeid, entry.attr, looked, undefined)
@@ -75,22 +105,19 @@ export class LeasedReplies {
   /** A lease on the names of directory `nodeid`, in milliseconds. `own`: as the answer to a change of the guest's own. */
   leaseDirectory(nodeid: number, looked: number, own: boolean): number {
     if (this.#leases.leaseMs === 0) return 0
+    const time = this.#time
     // The time of its own change is no news.
-    const ageMs = own ? Number.NaN : this.#lastChangeMs(nodeid)
-    const known = this.#identities.ofNode(nodeid, this.#key) !== NO_INODE
-    return known ? this.#leases.grant(this.#key, looked, own, ageMs) : 0
+    const told = !own && this.#identities.lastChange(nodeid, time)
+    if (this.#identities.ofNode(nodeid, this.#key) === NO_INODE) return 0
+    this.#readClock()
+    if (told) return this.#grant(looked, own, time.sec, time.nsec)
+    return this.#leases.grant(this.#key, looked, own, Number.NaN, this.nowMs)
   }
 
   /** As `leaseDirectory`, for the directory that is open as `fh`. */
   leaseOpenDirectory(fh: number, looked: number): number {
     const nodeid = this.#identities.ofHandle(fh, this.#key)
     return nodeid === NO_INODE ? 0 : this.leaseDirectory(nodeid, looked, false)
-  }
-
-  #lastChangeMs(nodeid: number): number {
-    const time = this.#time
-    const told = this.#identities.lastChange(nodeid, time)
-    return told ? this.#ageMs(time.sec, time.nsec) : Number.NaN
   }
 
   /** Other guests have the file in their DAX windows, and may write there. */
@@ -112,7 +139,8 @@ export class LeasedReplies {
   settledTime(nodeid: number): ChangeTime | undefined {
     const time = this.#time
     if (!this.#identities.lastChange(nodeid, time)) return undefined
-    return this.#ageMs(time.sec, time.nsec) > CLOCK_STEP_MS ? time : undefined
+    const ageMs = Date.now() - (time.sec * 1000 + time.nsec / 1e6)
+    return ageMs > CLOCK_STEP_MS ? time : undefined
   }
 }
 

@@ -94,7 +94,9 @@ export class Leases {
   readonly longLeaseMs: number
   readonly #table: VersionTable
   readonly #guest: number
-  readonly #marginMs: number
+  /** What `grant` writes, for a lease and a long one. */
+  readonly #ticks: number
+  readonly #longTicks: number
   readonly #nowMs: () => number
   readonly #contention: Contention
   readonly #onDamage: () => void
@@ -110,7 +112,9 @@ export class Leases {
     this.#guest = options.guest
     this.leaseMs = options.leaseMs
     this.longLeaseMs = longLeaseMs(options.leaseMs)
-    this.#marginMs = options.marginMs
+    const { leaseMs, marginMs } = options
+    this.#ticks = Math.min(ticksFor(leaseMs + marginMs), MOST_AHEAD)
+    this.#longTicks = Math.min(ticksFor(this.longLeaseMs + marginMs), MOST_AHEAD)
     this.#nowMs = options.nowMs
     this.#contention = new Contention(table, options.quietMs ?? QUIET_MS)
     this.#onDamage = options.onDamage
@@ -143,15 +147,27 @@ export class Leases {
     this.#pinned = true
   }
 
+  /** Milliseconds of the clock that leases go by. */
+  get clockMs(): number {
+    return this.#nowMs()
+  }
+
   /**
    * Gives this guest a lease on what it saw of `key` after `looked`. `own`: the answer belongs to this
    * guest's own change of that inode, which is under way. `ageMs`: how long ago it changed last, as its
-   * ctime says; NaN (default): not known. Returns for how many milliseconds the guest may cache that; 0: not at all.
+   * ctime says; NaN (default): not known. `nowMs`: `clockMs`, read since the inode was looked at.
+   * Returns for how many milliseconds the guest may cache that; 0: not at all.
    */
-  grant(key: InodeKey, looked: number, own: boolean, ageMs = Number.NaN): number {
+  grant(
+    key: InodeKey,
+    looked: number,
+    own: boolean,
+    ageMs = Number.NaN,
+    nowMs = this.#nowMs(),
+  ): number {
     if (this.leaseMs === 0 || this.damaged) return 0
     const table = this.#table
-    const now = this.#now
+    const now = tickOf(nowMs)
     table.seek(key)
     const found = table.find()
     const slot = found >= 0 ? found : table.insert(now)
@@ -159,35 +175,44 @@ export class Leases {
       this.counters.unplaced++
       return 0
     }
-    if (this.#contention.changedBefore(slot, ageMs, now)) this.counters.hostChanges++
-    if (!this.#mayCache(slot, now, own)) {
+    // Once each: what is told here decides whether a lease is a good idea, not whether it holds.
+    const contention = this.#contention
+    let conflict = table.word(slot, Slot.conflict)
+    let change = table.word(slot, Slot.change)
+    if (contention.isNews(conflict, change, ageMs, now)) {
+      if (contention.changedByHost(slot, change, ageMs, now)) this.counters.hostChanges++
+      conflict = table.word(slot, Slot.conflict)
+      change = table.word(slot, Slot.change)
+    }
+    if (!this.#mayCache(slot, conflict, change, now, own)) {
       this.counters.refused++
       return 0
     }
-    const forMs = this.#contention.settled(slot, this.#guest, ageMs, now)
-      ? this.longLeaseMs
-      : this.leaseMs
-    this.#publish(slot, now, Math.min(ticksFor(forMs + this.#marginMs), MOST_AHEAD))
+    const long = contention.settled(conflict, change, this.#guest, ageMs, now)
+    this.#publish(slot, now, long ? this.#longTicks : this.#ticks)
     // From here on a change that begins waits for us. What began before shows now.
     const ok =
-      table.belongs(slot) && !this.#isChanging(slot, now, own) && this.#unchanged(slot, looked, own)
-    if (ok) this.counters.granted++
-    else this.counters.refused++
-    return ok ? forMs : 0
+      table.belongs(slot) &&
+      !this.#isChanging(slot, table.word(slot, Slot.change), now, own) &&
+      this.#unchanged(slot, looked, own)
+    if (!ok) {
+      this.counters.refused++
+      return 0
+    }
+    this.counters.granted++
+    return long ? this.longLeaseMs : this.leaseMs
   }
 
-  #isChanging(slot: number, now: number, own: boolean): boolean {
-    const change = this.#table.word(slot, Slot.change)
+  #isChanging(slot: number, change: number, now: number, own: boolean): boolean {
     if (ticksLeft(change, now) === 0) return false
     return !own || ownerOf(change) !== this.#guest || this.#active.get(slot) !== 1
   }
 
-  #mayCache(slot: number, now: number, own: boolean): boolean {
-    const change = this.#table.word(slot, Slot.change)
+  #mayCache(slot: number, conflict: number, change: number, now: number, own: boolean): boolean {
+    if (ticksLeft(change, now) > 0) return !this.#isChanging(slot, change, now, own)
     const owner = ownerOf(change)
-    if (ticksLeft(change, now) > 0) return !this.#isChanging(slot, now, own)
     if (owner === this.#guest || owner === NONE) return true
-    return ticksSince(change, now) >= ticksFor(this.#contention.quietMs(slot, now))
+    return ticksSince(change, now) >= ticksFor(this.#contention.quietMs(conflict, now))
   }
 
   /** This guest has made the inode `key` just now. */

@@ -1,6 +1,7 @@
 /** Puts the time limits that leases allow into the entries of READDIRPLUS, on their way to the reply. */
 import type { EntryReply } from '../vfs/replies.js'
 import type { DirectorySink } from '../vfs/request.js'
+import type { LeasedReplies } from './leased-replies.js'
 
 /**
  * A reply is cut short after so long: its entries' leases run already, the guest's timeouts only when it has
@@ -10,23 +11,24 @@ const MOST_MS = 20
 
 export class LeasingSink implements DirectorySink {
   readonly plus = true
-  readonly #fill: (entry: EntryReply, dirMs: number, looked: number) => void
+  readonly #replies: LeasedReplies
   #to: DirectorySink | undefined
   #dirMs = 0
   #untilMs = 0
   #any = false
   #looked = 0
 
-  constructor(fill: (entry: EntryReply, dirMs: number, looked: number) => void) {
-    this.#fill = fill
+  constructor(replies: LeasedReplies) {
+    this.#replies = replies
   }
 
+  /** After the lease on the directory was asked for: the guest has it for `dirMs`. */
   begin(to: DirectorySink, dirMs: number, looked: number): void {
     this.#to = to
     this.#dirMs = dirMs
     this.#looked = looked
     this.#any = false
-    this.#untilMs = performance.now() + MOST_MS
+    this.#untilMs = this.#replies.nowMs + MOST_MS
   }
 
   get entry(): EntryReply {
@@ -34,7 +36,8 @@ export class LeasingSink implements DirectorySink {
   }
 
   fits(nameBytes: number): boolean {
-    if (this.#any && this.#dirMs > 0 && performance.now() > this.#untilMs) return false
+    // It was this late after the host had been asked for the last entry: that is what may take long.
+    if (this.#any && this.#replies.nowMs > this.#untilMs) return false
     return this.#to!.fits(nameBytes)
   }
 
@@ -49,8 +52,10 @@ export class LeasingSink implements DirectorySink {
     withEntry: boolean,
   ): boolean {
     const to = this.#to!
-    this.#any = true
-    if (withEntry) this.#fill(to.entry, this.#dirMs, this.#looked)
+    if (withEntry) {
+      this.#any = this.#dirMs > 0
+      this.#replies.entry(to.entry, this.#dirMs, this.#looked)
+    }
     return to.add(nameAt, nameBytes, type, inoLow, inoHigh, cookieLow, cookieHigh, withEntry)
   }
 }

@@ -1,5 +1,6 @@
 /** Puts coherence over a back end: maps the table, takes the guest's number. */
 import { writeSync } from 'node:fs'
+import { tableBytes } from '../../protocol/version-table/layout.js'
 import type { Context } from '../native/context.js'
 import type { FileSystem } from '../vfs/filesystem.js'
 import { CoherentFileSystem } from './coherent-filesystem.js'
@@ -8,6 +9,10 @@ import { MappingLeases } from './mapping-leases.js'
 import type { CoherenceOptions } from './options.js'
 import { SizeLocks } from './size-locks.js'
 import { mapTable, takeGuestNumber } from './table-file.js'
+import { VersionTable } from './version-table.js'
+
+/** 3,072 inodes: many more than a rehearsal has. */
+const REHEARSAL_BUCKET_BITS = 10
 
 export interface Coherence {
   readonly fs: CoherentFileSystem
@@ -25,20 +30,39 @@ export function startCoherence(
   const { tableFd, tablePath } = options
   const table = mapTable(context, tableFd)
   const guest = takeGuestNumber(context, tableFd)
-  const nowMs = options.nowMs ?? (() => context.nowUs() / 1000)
-  const leases = new Leases(table, {
-    ...options,
-    nowMs,
-    guest,
-    onDamage() {
-      // Others may still see the part that is left: they must stop as well. Our mapping may be ours alone by now.
-      writeSync(tableFd, new Uint8Array(4).fill(0xff), 0, 4, 0)
-      report(
-        `the version table ${tablePath} was damaged: guests cache nothing from now on; end the daemons that use it, remove it, start them again`,
-      )
-    },
+  return over(context, inner, table, guest, options, () => {
+    // Others may still see the part that is left: they must stop as well. Our mapping may be ours alone by now.
+    writeSync(tableFd, new Uint8Array(4).fill(0xff), 0, 4, 0)
+    report(
+      `the version table ${tablePath} was damaged: guests cache nothing from now on; end the daemons that use it, remove it, start them again`,
+    )
   })
-  const sizes = new SizeLocks(context, tableFd, table)
+}
+
+/** The same for a rehearsal (src/device/rehearsal.ts), with a small table that nobody else has. */
+export function rehearseCoherence(
+  context: Context,
+  inner: FileSystem,
+  options: CoherenceOptions,
+): Coherence {
+  const words = new Int32Array(tableBytes(REHEARSAL_BUCKET_BITS) / 4)
+  VersionTable.format(words, REHEARSAL_BUCKET_BITS)
+  // No file, no locks: nobody has a window.
+  const alone = { ...options, tableFd: -1 }
+  return over(context, inner, new VersionTable(words), 1, alone, () => undefined)
+}
+
+function over(
+  context: Context,
+  inner: FileSystem,
+  table: VersionTable,
+  guest: number,
+  options: CoherenceOptions,
+  onDamage: () => void,
+): Coherence {
+  const nowMs = options.nowMs ?? (() => context.nowUs() / 1000)
+  const leases = new Leases(table, { ...options, nowMs, guest, onDamage })
+  const sizes = new SizeLocks(context, options.tableFd, table)
   const mappings = new MappingLeases(table, leases, sizes, inner.identities!, { guest, nowMs })
   return { fs: new CoherentFileSystem(inner, leases, mappings, sizes), leases, mappings }
 }

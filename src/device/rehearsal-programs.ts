@@ -71,7 +71,7 @@ export class RehearsalPrograms {
     }
   }
 
-  // --- requests: each leaves its reply at RESULT_AT; an answer that is not `wanted` ends the rehearsal -----
+  // --- requests: each leaves its reply at RESULT_AT; an error ends the rehearsal -----
 
   #send(
     opcode: number,
@@ -81,7 +81,6 @@ export class RehearsalPrograms {
     resultBytes: number,
     sent = 0,
     received = 0,
-    wanted = 0,
   ): void {
     this.requests++
     const error = this.#guest.request(
@@ -93,7 +92,7 @@ export class RehearsalPrograms {
       sent,
       received,
     )
-    if (error !== wanted) throw new Error(`opcode ${opcode}: ${errnoName(error)}`)
+    if (error !== 0) throw new Error(`opcode ${opcode}: ${errnoName(error)}`)
   }
 
   #init(): void {
@@ -110,9 +109,21 @@ export class RehearsalPrograms {
     this.#guest.bytes.fill(0, BODY_AT, BODY_AT + bytes)
   }
 
-  #named(opcode: number, name: Uint8Array, wanted: number, result = fuse_entry_out.SIZE): void {
+  #named(opcode: number, name: Uint8Array, result = fuse_entry_out.SIZE): void {
     this.#guest.bytes.set(name, BODY_AT)
-    this.#send(opcode, FUSE_ROOT_ID, 0, name.length, result, 0, 0, wanted)
+    this.#send(opcode, FUSE_ROOT_ID, 0, name.length, result)
+  }
+
+  /** The answer is ENOENT, or an entry without a node where the guest may cache that. */
+  #lookAtNothing(): void {
+    const { view, bytes } = this.#guest
+    bytes.set(ABSENT, BODY_AT)
+    this.requests++
+    const bytesOut = fuse_entry_out.SIZE
+    const error = this.#guest.request(Opcode.FUSE_LOOKUP, FUSE_ROOT_ID, 0, ABSENT.length, bytesOut)
+    if (error === -Errno.ENOENT) return
+    if (error !== 0 || fuse_entry_out.f.nodeid.get(view, RESULT_AT) !== 0)
+      throw new Error(`a name that is not there: ${errnoName(error)}`)
   }
 
   #create(name: Uint8Array): number {
@@ -210,8 +221,8 @@ export class RehearsalPrograms {
   // --- what programs do ------------------------------------------------------------------------------
 
   #look(name: Uint8Array): void {
-    this.#named(Opcode.FUSE_LOOKUP, ABSENT, -Errno.ENOENT)
-    this.#named(Opcode.FUSE_LOOKUP, name, 0)
+    this.#lookAtNothing()
+    this.#named(Opcode.FUSE_LOOKUP, name)
     const node = fuse_entry_out.f.nodeid.get(this.#guest.view, RESULT_AT)
     this.#getattr(node)
     this.#getxattr(node)
@@ -252,7 +263,7 @@ export class RehearsalPrograms {
     this.#write(node, fh)
     this.#setattr(node)
     this.#release(node, fh)
-    this.#named(Opcode.FUSE_UNLINK, name, 0, 0)
+    this.#named(Opcode.FUSE_UNLINK, name, 0)
     this.#forget(node)
     this.#send(Opcode.FUSE_STATFS, FUSE_ROOT_ID, 0, 0, fuse_statfs_out.SIZE)
   }

@@ -6,8 +6,11 @@
  * It takes the same path, ring to host file system, on a directory in memory that nobody else sees. The
  * shared directory is not touched. It goes in short steps, ends when there is something real to do, and
  * takes a bounded amount of CPU time. Objects have the shapes of real use: server and device are made as
- * the real ones are, and the back end is a `HostFileSystem` as well.
+ * the real ones are, and the back end is a `HostFileSystem` as well, under leases (in a table of its own) where
+ * the guest will have them.
  */
+import type { CoherenceOptions } from '../coherence/options.js'
+import { type Coherence, rehearseCoherence } from '../coherence/start.js'
 import type { HostChanges } from '../filesystems/host/host-changes.js'
 import { HostFileSystem } from '../filesystems/host/host-filesystem.js'
 import type { HostOptions } from '../filesystems/host/options.js'
@@ -28,6 +31,8 @@ export interface RehearsalSettings extends DeviceSettings {
   /** An empty directory in memory, which the rehearsal closes; negative: there is none. */
   readonly stageFd: number
   readonly host: HostOptions
+  /** As the guest will have it; its table is not touched. */
+  readonly coherence?: CoherenceOptions | undefined
 }
 
 export class Rehearsal {
@@ -36,6 +41,7 @@ export class Rehearsal {
   readonly #changes: HostChanges | undefined
   readonly #log: Log
   #fs: HostFileSystem | undefined
+  #coherence: Coherence | undefined
   #guest: RehearsalGuest | undefined
   #programs: RehearsalPrograms | undefined
   #begun = process.cpuUsage()
@@ -84,18 +90,21 @@ export class Rehearsal {
     this.#changes?.close()
     const { stageFd } = this.#settings
     if (stageFd >= 0) this.#context.close(stageFd)
-    this.#log('debug', `rehearsed ${this.#programs?.requests ?? 0} requests`)
+    const leases = this.#coherence ? `, ${this.#coherence.leases.counters.granted} leases` : ''
+    this.#log('debug', `rehearsed ${this.#programs?.requests ?? 0} requests${leases}`)
   }
 
   #begin(): RehearsalPrograms {
     this.#begun = process.cpuUsage()
-    const { host, fuse, pollUs, passthrough, logLevel, stageFd } = this.#settings
+    const { host, fuse, pollUs, passthrough, logLevel, stageFd, coherence } = this.#settings
     const stage = { ...host, sharedDir: String(stageFd), readOnly: false }
     const fs = new HostFileSystem(this.#context, SCRATCH_AT, stage, this.#changes)
     if (fs.start() < 0) throw new Error(fs.startFault)
     this.#fs = fs
     const settings = { pollUs, passthrough, logLevel, fuse: { ...fuse, required: undefined } }
-    const { device } = makeDevice(this.#context, fs, undefined, settings, this.#log)
+    this.#coherence = coherence && rehearseCoherence(this.#context, fs, coherence)
+    const served = this.#coherence?.fs ?? fs
+    const { device } = makeDevice(this.#context, served, undefined, settings, this.#log)
     this.#guest = new RehearsalGuest(this.#context, device)
     return new RehearsalPrograms(this.#guest)
   }

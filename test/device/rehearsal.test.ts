@@ -3,6 +3,7 @@ import { mkdtempSync, openSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
+import type { CoherenceOptions } from '../../src/coherence/options.js'
 import { Rehearsal, type RehearsalSettings } from '../../src/device/rehearsal.js'
 import { HostChanges } from '../../src/filesystems/host/host-changes.js'
 import { DEFAULT_HOST_OPTIONS, type HostOptions } from '../../src/filesystems/host/options.js'
@@ -13,7 +14,7 @@ import { openDescriptors } from '../helpers/rig.js'
 
 const STEPS_AT_MOST = 100_000
 
-function stage(t: ExecutionContext, host: Partial<HostOptions> = {}) {
+function stage(t: ExecutionContext, host: Partial<HostOptions> = {}, coherence?: CoherenceOptions) {
   const context = new Context({ arenaBytes: ARENA_BYTES, maxSegments: 33024, poolThreads: 1 })
   context.unshareFs()
   const folder = mkdtempSync(join(tmpdir(), 'virtiofsd-stage-'))
@@ -30,6 +31,7 @@ function stage(t: ExecutionContext, host: Partial<HostOptions> = {}) {
     fuse: DEFAULT_SESSION_OPTIONS,
     host: { ...DEFAULT_HOST_OPTIONS, sharedDir: '/nowhere', ...host },
     stageFd: openSync(folder, 'r'),
+    coherence,
   }
   const changes = HostChanges.open(context)
   const make = (): Rehearsal =>
@@ -61,6 +63,22 @@ test('ended at any step, it leaves nothing either', t => {
     t.is(openDescriptors(), before, `after ${steps} steps`)
     t.is(context.raw.clearRegions(), 0)
   }
+})
+
+test('under leases it takes the same steps, with a table of its own', t => {
+  // Whoever touched the shared table would find no file there.
+  const coherence = { tableFd: -1, tablePath: '/nowhere', leaseMs: 250, marginMs: 250 }
+  const { context, before, log, make } = stage(t, {}, coherence)
+  const rehearsal = make()
+  let steps = 0
+  while (rehearsal.step()) t.true(++steps < STEPS_AT_MOST)
+  t.true(steps > 10)
+  t.is(log.length, 1)
+  t.regex(log[0]!, /^debug: rehearsed \d+ requests, \d+ leases$/)
+  const leases = Number(/(\d+) leases/.exec(log[0]!)![1])
+  t.true(leases > steps, log[0])
+  t.is(openDescriptors(), before)
+  t.is(context.raw.clearRegions(), 0)
 })
 
 test('only its stage is touched', t => {
