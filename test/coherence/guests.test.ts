@@ -18,6 +18,7 @@ import { Opcode } from '../../protocol/fuse/opcodes.js'
 import { concat, u32s, u64 } from '../helpers/front-end.js'
 import { text } from '../helpers/fuse-client.js'
 import { entryOf, Fattr, mockGuests, setattrBody, type Times, writeBody } from './mock-guest.js'
+import { monotonicMs } from './monotonic.js'
 
 const TIMES = { leaseMs: 100, marginMs: 50, quietMs: 40 }
 const WAIT_MS = TIMES.leaseMs + TIMES.marginMs
@@ -343,6 +344,40 @@ test('a lease is told to the guest before the next request is begun, which may t
   t.deepEqual(taken, [0, 1, 1])
   t.deepEqual(signals, [before, before + 1, before + 2])
 })
+
+test.serial(
+  'a daemon that was stopped for long while a change waited waits for new leases, too',
+  async t => {
+    const real = performance.now.bind(performance)
+    let skippedMs = 0
+    let nowMs = monotonicMs()
+    performance.now = () => real() + skippedMs
+    t.teardown(() => {
+      performance.now = real
+    })
+    function skip(ms: number): void {
+      skippedMs += ms
+      nowMs += ms
+    }
+    const { a, b } = await scene(t, 2, { ...TIMES, nowMs: () => nowMs })
+    const node = a.lookup('other').nodeid
+    skip(1000)
+    t.true(b.lookup('other').attrMs > 0)
+    a.start(Opcode.FUSE_SETATTR, node, setattrBody(Fattr.mode, { mode: 0o600 }), reply =>
+      t.is(reply.error, 0),
+    )
+    a.poll()
+    t.true(a.busy)
+    skip(60_000)
+    t.true(b.lookup('other').attrMs > 0)
+    a.poll()
+    t.true(a.busy)
+    t.is(a.rig.coherence!.leases.counters.forced, 0)
+    skip(1000)
+    a.poll()
+    t.false(a.busy)
+  },
+)
 
 test('GET_VRING_BASE answers changes that wait first', async t => {
   const { a, b, folder } = await scene(t)
