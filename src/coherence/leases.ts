@@ -56,7 +56,7 @@ export interface LeaseOptions {
   readonly leaseMs: number
   /** What a lease lasts longer than that: see `Coherence` in the README for what must fit. */
   readonly marginMs: number
-  /** Milliseconds of CLOCK_MONOTONIC, the same for all processes of the host. */
+  /** Milliseconds of the host's CLOCK_MONOTONIC, the same for all daemons. */
   readonly nowMs: () => number
   /** QUIET_MS, but for tests. */
   readonly quietMs?: number

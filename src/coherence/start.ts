@@ -22,10 +22,10 @@ export function startCoherence(
   options: CoherenceOptions,
   report: (message: string) => void,
 ): Coherence {
-  const { tableFd, tablePath } = options
+  const { tableFd, tablePath, clockOffsetMs = 0 } = options
   const table = mapTable(context, tableFd)
   const guest = takeGuestNumber(context, tableFd)
-  const nowMs = options.nowMs ?? (() => context.nowUs() / 1000)
+  const nowMs = options.nowMs ?? (() => context.nowUs() / 1000 - clockOffsetMs)
   const leases = new Leases(table, {
     ...options,
     nowMs,
