@@ -17,7 +17,7 @@
  * `clock` counts changes, from 1 on. An inode's `version` is what the clock was at its last change.
  *
  * `guard`, `lease`, `change`, `conflict` are a number of 12 bits above a tick of 20 bits. A tick is 4 ms of
- * CLOCK_MONOTONIC; ticks are compared modulo 2^20 (70 minutes), and one lies ahead only if it does so by no
+ * CLOCK_MONOTONIC of the host (not of a time namespace); ticks are compared modulo 2^20 (70 minutes), and one lies ahead only if it does so by no
  * more than MOST_AHEAD: whatever else a word may hold counts as past. Every daemon clears words that are long past, a
  * part of the table at a time, all of it in half an hour: else they would lie ahead again when the ticks come round.
  *

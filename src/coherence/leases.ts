@@ -56,7 +56,7 @@ export interface LeaseOptions {
   readonly leaseMs: number
   /** What a lease lasts longer than that: see `Coherence` in the README for what must fit. */
   readonly marginMs: number
-  /** Milliseconds of CLOCK_MONOTONIC, the same for all processes of the host. */
+  /** Milliseconds of the host's CLOCK_MONOTONIC, the same for all daemons. */
   readonly nowMs: () => number
   /** QUIET_MS, but for tests. */
   readonly quietMs?: number
@@ -102,6 +102,8 @@ export class Leases {
   readonly #onDamage: () => void
   /** Own changes under way, by slot. */
   readonly #active = new Map<number, number>()
+  /** Own changes under way of inodes that have no slot. */
+  readonly #guarding = new Set<Change>()
   #renewedAt = 0
   #pinned = false
   #pinnedAt = 0
@@ -312,6 +314,7 @@ export class Leases {
     for (let i = 0; i < change.count; i++) {
       const slot = change.slots[i]!
       if (slot >= 0) this.#active.set(slot, (this.#active.get(slot) ?? 0) + 1)
+      else if (change.guards[i] !== 0) this.#guarding.add(change)
     }
     return 0
   }
@@ -394,6 +397,7 @@ export class Leases {
   }
 
   #unguard(change: Change): void {
+    if (this.#guarding.size > 0) this.#guarding.delete(change)
     for (let i = 0; i < change.count; i++)
       if (change.slots[i]! < 0 && change.guards[i] !== 0) {
         this.#table.unguard(change.buckets[i]!, change.guards[i]!)
@@ -469,10 +473,14 @@ export class Leases {
       const owner = ownerOf(word) === this.#guest ? this.#guest : MANY
       this.#table.swap(slot, Slot.change, word, pack(owner, now + ticksFor(CHANGE_MS)))
     }
+    for (const { buckets, guards, slots, count } of this.#guarding)
+      for (let i = 0; i < count; i++)
+        if (slots[i]! < 0 && guards[i] !== 0)
+          guards[i] = this.#table.keepGuard(buckets[i]!, guards[i]!, now)
   }
 
   /** Changes are under way. */
   get busy(): boolean {
-    return this.#active.size > 0
+    return this.#active.size > 0 || this.#guarding.size > 0
   }
 }

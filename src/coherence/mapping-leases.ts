@@ -67,15 +67,13 @@ export interface MappingCounters {
 
 class Held {
   readonly change = new Change()
-  readonly sinceMs: number
+  /** What it was told to wait, all in all: the time in which this daemon was stopped is not of that. */
+  waitedMs = 0
   tries = 0
   seat = -1
   /** The last wish granted that may not be over; 0: none. */
   granted = 0
 
-  constructor(sinceMs: number) {
-    this.sinceMs = sinceMs
-  }
   get key(): InodeKey {
     return this.change.keys[0]!
   }
@@ -174,15 +172,16 @@ export class MappingLeases implements MappingRights {
     if (this.#leases.damaged) return 0
     let held = this.#held.get(nodeid)
     if (held === undefined) {
-      held = new Held(this.#nowMs())
+      held = new Held()
       held.change.data = true
       if (this.#identities.ofNode(nodeid, held.change.next()) === NO_INODE) return -Errno.ESTALE
       held.change.took(nodeid)
       this.#held.set(nodeid, held)
     }
     if (held.seat >= 0) return 0
-    const late = this.#nowMs() - held.sinceMs > MOST_WAIT_MS
+    const late = held.waitedMs > MOST_WAIT_MS
     const wait = this.#leases.begin(held.change, held.tries++ > 0, late)
+    held.waitedMs += Math.max(wait, CUT_AGAIN_MS)
     if (wait > 0) return this.later(wait)
     // A change that has no slot is not seen for as long as a mapping lasts.
     const placed = held.change.count === 0 || held.change.slots[0]! >= 0

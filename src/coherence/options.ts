@@ -32,6 +32,8 @@ export interface CoherenceOptions {
   readonly tablePath: string
   readonly leaseMs: number
   readonly marginMs: number
+  /** See clockOffsetMs; 0 by default. */
+  readonly clockOffsetMs?: number
   /** See LeaseOptions; for tests. */
   readonly quietMs?: number
   readonly nowMs?: () => number

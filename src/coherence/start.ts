@@ -60,7 +60,8 @@ function over(
   options: CoherenceOptions,
   onDamage: () => void,
 ): Coherence {
-  const nowMs = options.nowMs ?? (() => context.nowUs() / 1000)
+  const { clockOffsetMs = 0 } = options
+  const nowMs = options.nowMs ?? (() => context.nowUs() / 1000 - clockOffsetMs)
   const leases = new Leases(table, { ...options, nowMs, guest, onDamage })
   const sizes = new SizeLocks(context, options.tableFd, table)
   const mappings = new MappingLeases(table, leases, sizes, inner.identities!, { guest, nowMs })

@@ -130,7 +130,7 @@ export class VersionTable {
   }
 
   /**
-   * Takes the guard of the inode's bucket: until `unguard` (or 8 s) nobody gives slots of it away. The value
+   * Takes the guard of the inode's bucket: until `unguard` (or 8 s, without `keepGuard`) nobody gives slots of it away. The value
    * to give back, or 0 when somebody else has it.
    */
   guard(now: number): number {
@@ -139,6 +139,13 @@ export class VersionTable {
     const guard = pack(1, now + MOST_AHEAD)
     const taken = Atomics.compareExchange(this.#words, this.#bucket, free, guard) === free
     return taken ? guard : 0
+  }
+
+  /** Makes what `guard` took last from `now` on; the value to give back then. */
+  keepGuard(bucket: number, guard: number, now: number): number {
+    const longer = pack(ownerOf(guard), now + MOST_AHEAD)
+    const kept = Atomics.compareExchange(this.#words, bucket, guard, longer) === guard
+    return kept ? longer : guard
   }
 
   /** Gives back what `guard` took. */

@@ -5,6 +5,7 @@
 import { realpathSync, statSync } from 'node:fs'
 import { errnoName } from '../../protocol/errno.js'
 import type { CoherenceOptions } from '../coherence/options.js'
+import { clockOffsetMs } from '../coherence/host-clock.js'
 import { openTableFile } from '../coherence/table-file.js'
 import { DEFAULT_MIN_FILE_BYTES } from '../dax/options.js'
 import type { ThreadOptions } from '../device/thread.js'
@@ -97,7 +98,13 @@ function coherenceOptions(options: DaemonOptions): CoherenceOptions | undefined 
   if (coherence === 'none' || versionTable === undefined) return undefined
   try {
     const tableFd = openTableFile(versionTable)
-    return { tableFd, tablePath: versionTable, leaseMs, marginMs: leaseMarginMs }
+    return {
+      tableFd,
+      tablePath: versionTable,
+      leaseMs,
+      marginMs: leaseMarginMs,
+      clockOffsetMs: clockOffsetMs(),
+    }
   } catch (cause) {
     throw new StartError(
       `cannot use the version table ${versionTable}: ${cause instanceof Error ? cause.message : String(cause)}`,

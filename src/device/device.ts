@@ -309,8 +309,10 @@ export class Device implements VhostDevice {
     }
   }
 
-  #serveAgain({ queue: index, head, sinceMs }: DeferredRequest, now: number): void {
+  #serveAgain({ queue: index, head, sinceMs: since, dueMs }: DeferredRequest, now: number): void {
     const queue = this.queues[index]!
+    // It waited for what others do. When this thread was stopped, or had no time, was not of that.
+    const sinceMs = since + now - dueMs
     this.#server.fs.renew()
     const taken = queue.popAgain(head)
     if (taken === EMPTY) return

@@ -391,6 +391,40 @@ test('a lease is told to the guest before the next request is begun, which may t
   t.deepEqual(signals, [before, before + 1, before + 2])
 })
 
+test.serial(
+  'a daemon that was stopped for long while a change waited waits for new leases, too',
+  async t => {
+    const real = performance.now.bind(performance)
+    let skippedMs = 0
+    let nowMs = monotonicMs()
+    performance.now = () => real() + skippedMs
+    t.teardown(() => {
+      performance.now = real
+    })
+    function skip(ms: number): void {
+      skippedMs += ms
+      nowMs += ms
+    }
+    const { a, b } = await scene(t, 2, { ...TIMES, nowMs: () => nowMs })
+    const node = a.lookup('other').nodeid
+    skip(1000)
+    t.true(b.lookup('other').attrMs > 0)
+    a.start(Opcode.FUSE_SETATTR, node, setattrBody(Fattr.mode, { mode: 0o600 }), reply =>
+      t.is(reply.error, 0),
+    )
+    a.poll()
+    t.true(a.busy)
+    skip(60_000)
+    t.true(b.lookup('other').attrMs > 0)
+    a.poll()
+    t.true(a.busy)
+    t.is(a.rig.coherence!.leases.counters.forced, 0)
+    skip(1000)
+    a.poll()
+    t.false(a.busy)
+  },
+)
+
 test('GET_VRING_BASE answers changes that wait first', async t => {
   const { a, b, folder, clock } = await scene(t)
   clock.hold()

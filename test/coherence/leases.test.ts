@@ -416,6 +416,24 @@ test('a table full of leases gives no more, and holds up no changes', t => {
   all[1]!.end(both)
 })
 
+test('a long change of what has no slot keeps others from getting one', t => {
+  const { all, clock } = scene(2)
+  for (let ino = 0; ino < 500; ino++) lease(all[0]!, ino)
+  let ino = 1000
+  while (all[0]!.track(keyOf(ino)) !== 0) ino++
+  const change = changeOf(ino)
+  t.is(all[1]!.begin(change, false, false), 0)
+  t.true(all[1]!.busy)
+  for (let ms = 0; ms < 3 * MOST_AHEAD * TICK_MS; ms += 500) {
+    clock.ms += 500
+    if (all[1]!.renewMs === 0) all[1]!.renew()
+    t.false(lease(all[0]!, ino), `after ${ms} ms`)
+  }
+  all[1]!.end(change)
+  t.false(all[1]!.busy)
+  t.true(lease(all[0]!, ino))
+})
+
 test('a hostile table makes a change wait for a bounded time, and force ends that', t => {
   const { all, clock, table } = scene(2)
   const change = changeOf(1)

@@ -1,4 +1,5 @@
 /** Daemons with --coherence=strict as processes: one table, several users and sandboxes; tables that are none. */
+import { spawnSync } from 'node:child_process'
 import { chmodSync, chownSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
@@ -8,9 +9,11 @@ import { DEFAULT_LEASE_MS, DEFAULT_MARGIN_MS, longLeaseMs } from '../../src/cohe
 import { ControlClient } from '../../src/control/client.js'
 import { entryOf, Fattr, setattrBody } from '../coherence/mock-guest.js'
 import { FuseClient, text } from '../helpers/fuse-client.js'
-import { connect, Launched, type LaunchOptions, Place, until } from '../helpers/launch.js'
+import { connect, Launched, type LaunchOptions, Place, PROGRAM, until } from '../helpers/launch.js'
 
 const NOBODY = 65534
+/** Runs a program in a time namespace (time_namespaces(7)). */
+const OTHER_CLOCK: readonly string[] = ['unshare', '--time', '--monotonic', '100000']
 const sleep = (ms: number): Promise<void> => new Promise(done => setTimeout(done, ms))
 
 function tableName(t: ExecutionContext): string {
@@ -69,10 +72,18 @@ for (const [what, args, options] of [
   ['in the default sandbox', [], {}],
   ['without a sandbox', ['--sandbox=none'], {}],
   ['as another user', ['--sandbox=none'], { uid: NOBODY }],
+  ['whose container has a clock of its own', [], { program: [...OTHER_CLOCK, ...PROGRAM] }],
 ] as const)
   test(`a daemon ${what} keeps to the leases of another`, async t => {
     if (process.geteuid?.() !== 0 && what !== 'without a sandbox') {
       t.pass()
+      return
+    }
+    if (
+      'program' in options &&
+      spawnSync(OTHER_CLOCK[0]!, [...OTHER_CLOCK.slice(1), 'true']).status !== 0
+    ) {
+      t.pass('no time namespaces here')
       return
     }
     const place = new Place(t)
