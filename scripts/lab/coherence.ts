@@ -35,8 +35,8 @@ import { runUml, TAG } from './uml.js'
 
 /** Agents have 64 slots. */
 const SLOTS = 16
-const ANSWER_LIMIT_MS = 60_000
-const BOOT_LIMIT_MS = 120_000
+const ANSWER_LIMIT_MS = 180_000
+const BOOT_LIMIT_MS = 300_000
 /** So many folders are prepared together, and left alone for so long: what is new is not cached with leases. */
 const BLOCK = 1024
 const SETTLE_MS = 800

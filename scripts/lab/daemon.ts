@@ -6,8 +6,8 @@ import { join } from 'node:path'
 import { packageFile } from '../../src/native/addon.js'
 
 const READY = 'Waiting for vhost-user socket connection'
-const READY_LIMIT_MS = 20_000
-const EXIT_LIMIT_MS = 20_000
+const READY_LIMIT_MS = 90_000
+const EXIT_LIMIT_MS = 90_000
 
 export interface DaemonOptions {
   readonly sharedDir: string
@@ -50,7 +50,8 @@ export class Daemon {
     this.process.stderr!.setEncoding('utf8').on('data', (text: string) => {
       this.log += text
     })
-    this.#exited = new Promise(done => this.process.on('exit', status => done(status)))
+    // Not 'exit': by then its last words may not have come.
+    this.#exited = new Promise(done => this.process.on('close', status => done(status)))
   }
 
   async #ready(): Promise<void> {

@@ -17,8 +17,8 @@ import { packageFile } from '../../src/native/addon.js'
 import { findQemu, KERNEL_COMMAND_LINE, makeInitramfs, parseConsole } from './qemu.js'
 import { type GuestResult, TAG } from './uml.js'
 
-const READY_LIMIT_MS = 30_000
-const GUEST_LIMIT_MS = 60_000
+const READY_LIMIT_MS = 120_000
+const GUEST_LIMIT_MS = 300_000
 const DOMAIN = 'virtiofsd-lab'
 const run = promisify(execFile)
 
@@ -102,7 +102,7 @@ export class Libvirt {
   /** Everything that runs on this host ends. */
   async stop(): Promise<void> {
     this.#host.stdin!.end()
-    const timer = setTimeout(() => this.#host.kill('SIGKILL'), 5000)
+    const timer = setTimeout(() => this.#host.kill('SIGKILL'), 30_000)
     await this.#ended
     clearTimeout(timer)
     removeControlGroups()

@@ -72,6 +72,9 @@ export function findUml(): { kernel: string; modules: string } | undefined {
   }
 }
 
+/** Guests that this process has booted: each has a name of its own. */
+let guests = 0
+
 /** Boots the guest, runs the command, waits for power-off. Errors: no kernel; the time limit passed. */
 export async function runUml(options: GuestOptions): Promise<GuestResult> {
   const uml = options.uml ?? cachedKernel()
@@ -87,7 +90,7 @@ export async function runUml(options: GuestOptions): Promise<GuestResult> {
     `rootflags=${uml.hostRoot}`,
     'ro',
     'quiet',
-    `umid=lab${process.pid}-${Date.now()}`,
+    `umid=lab${process.pid}-${Date.now()}-${guests++}`,
     `init=${packageFile('scripts', 'lab', 'uml-init')}`,
     `LAB=${lab}`,
     `MODULES=${uml.modules}`,
@@ -113,7 +116,7 @@ function boot(
   args: readonly string[],
   options: GuestOptions,
 ): Promise<GuestResult> {
-  const limitMs = options.timeoutMs ?? 120_000
+  const limitMs = options.timeoutMs ?? 600_000
   return new Promise((done, failed) => {
     const child = spawn(program!, [...first, ...args], {
       stdio: options.interactive === true ? 'inherit' : ['ignore', 'pipe', 'pipe', 'pipe'],

@@ -3,11 +3,10 @@ import { spawnSync } from 'node:child_process'
 import { chmodSync, chownSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
-import type { ControlReply, Status } from '../../protocol/control/messages.js'
 import { QUIET_MS } from '../../src/coherence/contention.js'
 import { DEFAULT_LEASE_MS, DEFAULT_MARGIN_MS, longLeaseMs } from '../../src/coherence/options.js'
-import { ControlClient } from '../../src/control/client.js'
 import { entryOf, Fattr, setattrBody } from '../coherence/mock-guest.js'
+import { countersOf } from '../helpers/control.js'
 import { FuseClient, text } from '../helpers/fuse-client.js'
 import { connect, Launched, type LaunchOptions, Place, PROGRAM, until } from '../helpers/launch.js'
 
@@ -52,16 +51,6 @@ async function leased(client: FuseClient): Promise<{ atMs: number; attrMs: numbe
     return found.attrMs > 0
   })
   return found
-}
-
-async function countersOf(path: string): Promise<Status['counters']> {
-  let answer: ControlReply | undefined
-  const client = new ControlClient(path, 'status', reply => {
-    answer = reply
-    client.close()
-  })
-  await client.ended
-  return answer?.type === 'status' ? answer.counters : {}
 }
 
 function strict(table: string): string[] {

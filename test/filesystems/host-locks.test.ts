@@ -445,7 +445,8 @@ for (const flock of [false, true]) {
       t.is(two.rig.server.pendingCount, 0)
       t.is(two.rig.fs.locks.waiting, 0)
       t.is(one.lock({ flock, type: UNLOCK }), 0)
-      t.is(one.lock({ flock, type: WRITE }), 0)
+      // A thread that is slow to heed its interruption may have it for a moment.
+      await until(() => one.lock({ flock, type: WRITE }) === 0, one)
     },
   )
 }

@@ -165,12 +165,18 @@ daxTest(
           // Each alone.
           Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 20)
         }
+        const heard = setInterval(() => {
+          if (daemon.log.match(/was cut to/g)?.length !== count) return
+          clearInterval(heard)
+          writeFileSync(join(share, 'heard'), '')
+        }, 50)
+        t.teardown(() => clearInterval(heard))
       },
       command: `
         set -e
         cp check /tmp/check
         for i in $(seq 0 ${count - 1}); do /tmp/check touch f$i 900000; done
-        echo cut now; sleep 3
+        echo cut now; while [ ! -e heard ]; do sleep 0.1; done
         for i in $(seq 0 ${count - 1}); do
           st=0; /tmp/check touch f$i 900000 || st=$?; echo after $st
           [ $i = 0 ] || /tmp/check touch f$i 4000

@@ -17,7 +17,7 @@ import { findQemu, type QemuOptions, runQemu } from '../../scripts/lab/qemu.js'
 import type { GuestResult } from '../../scripts/lab/uml.js'
 import { registerMissing } from './helpers/missing.js'
 
-const LIMIT_MS = 300_000
+const LIMIT_MS = 600_000
 const MIB = 1 << 20
 
 interface Lab {
@@ -242,7 +242,7 @@ qemuTest(
     t.is(result.status, -1, result.console)
     const start = Date.now()
     t.is(await daemon.exit(), 0, daemon.log)
-    t.true(Date.now() - start < 10_000)
+    t.true(Date.now() - start < 60_000)
     t.true(ringTraffic(daemon.log, 1) > 0, daemon.log)
   },
 )

@@ -15,6 +15,7 @@ import { registerMissing } from './helpers/missing.js'
 
 /** Changes wait for leases of 500 ms in all. */
 const WAITED_MS = 100
+const TRIES = 3
 
 async function looks(mode: Mode, count: number): Promise<LookResult[]> {
   const guests = await bootGuests(mode, 2)
@@ -36,21 +37,32 @@ if (findUml() === undefined)
   )
 else {
   test.serial('strict: no look is stale, whatever was changed and cached', async t => {
-    t.timeout(300_000)
-    const results = await looks('strict', PAIRS.length * 6)
-    t.is(results.length, PAIRS.length * 6)
-    const stale = results.filter(result => result.stale)
-    t.deepEqual(stale.slice(0, 5), [])
-    // What is looked at was cached: else nothing would have waited.
-    const waited = results.filter(({ changeMs }) => changeMs >= WAITED_MS).length
-    t.true(waited > results.length / 2, `${waited} of ${results.length} changes waited`)
+    t.timeout(1_200_000)
+    for (let tries = 1; ; tries++) {
+      const results = await looks('strict', PAIRS.length * 6)
+      t.is(results.length, PAIRS.length * 6)
+      const stale = results.filter(result => result.stale)
+      t.deepEqual(stale.slice(0, 5), [])
+      // What is looked at was cached: else nothing would have waited.
+      const waited = results.filter(({ changeMs }) => changeMs >= WAITED_MS).length
+      const says = `${waited} of ${results.length} changes waited`
+      t.log(says)
+      if (waited > results.length / 2) break
+      // Where the machine is so busy that leases end before the changes come, it is done once more.
+      if (tries === TRIES) throw new Error(says)
+    }
   })
 
   test.serial('auto: the same looks are stale', async t => {
-    t.timeout(300_000)
-    const results = await looks('auto', PAIRS.length)
-    const stale = results.filter(result => result.stale).length
-    t.log(`${stale} of ${results.length}`)
-    t.true(stale > PAIRS.length / 4)
+    t.timeout(1_200_000)
+    for (let tries = 1; ; tries++) {
+      const results = await looks('auto', PAIRS.length)
+      const stale = results.filter(result => result.stale).length
+      const says = `${stale} of ${results.length} looks were stale`
+      t.log(says)
+      if (stale > PAIRS.length / 4) break
+      // What is cached is for a second: as above.
+      if (tries === TRIES) throw new Error(says)
+    }
   })
 }

@@ -50,7 +50,7 @@ int main(int argc, char **argv) {
   for (int tries = 0; ; tries++) {
     int fd = open(name, flags & ~O_EXCL, 0644);
     if (fd >= 0) { close(fd); return 0; }
-    if (tries == 100) STOP("open after closing");
+    if (tries == 3000) STOP("open after closing");
     usleep(20000);
   }
 }`
@@ -65,7 +65,7 @@ function emptyFiles(folder: string, count: number): void {
 guestSuite(
   {
     title: 'UML, 20,000 descriptors',
-    timeoutMs: 180_000,
+    timeoutMs: 600_000,
     program: limited(20_000),
     helpers: { openmany: OPEN_MANY },
   },
@@ -105,7 +105,7 @@ function makeTree(folder: string): void {
 guestSuite(
   {
     title: 'UML, 1,024 descriptors',
-    timeoutMs: 180_000,
+    timeoutMs: 600_000,
     program: limited(1024),
     helpers: { openmany: OPEN_MANY },
   },

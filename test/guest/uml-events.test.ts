@@ -32,7 +32,7 @@ function listen(): void {
 }
 
 function waitFor(line: string, file: string): void {
-  const loop = 'for i in $(seq 400); do grep -q "$0" "$1" && exit 0; sleep 0.05; done; exit 1'
+  const loop = 'for i in $(seq 2400); do grep -q "$0" "$1" && exit 0; sleep 0.05; done; exit 1'
   execFileSync('sh', ['-c', loop, line, file])
 }
 
@@ -45,7 +45,7 @@ int main(int argc, char** argv) {
   char buffer[4096] __attribute__((aligned(8)));
   int fd = inotify_init1(0);
   if (argc < 2 || inotify_add_watch(fd, argv[1], IN_ATTRIB | IN_MODIFY | IN_CREATE | IN_DELETE) < 0) return 1;
-  puts("ready"); fflush(stdout); alarm(30);
+  puts("ready"); fflush(stdout); alarm(120);
   if (read(fd, buffer, sizeof buffer) <= 0) return 1;
   struct inotify_event* event = (struct inotify_event*)buffer;
   printf("%s %x\\n", event->len > 0 ? event->name : ".", event->mask);
@@ -55,7 +55,7 @@ int main(int argc, char** argv) {
 guestSuite(
   {
     title: 'UML, events',
-    timeoutMs: 120_000,
+    timeoutMs: 600_000,
     daemonArgs: [`--control-socket=${socket}`],
     helpers: { notice: NOTICE },
     prepare: () => () => rmSync(folder, { recursive: true, force: true }),

@@ -166,12 +166,12 @@ f=open('m','r+b'); m=mmap.mmap(f.fileno(),0); os.pwrite(f.fileno(),b'x',0); m[1:
   },
 ]
 
-guestSuite({ title: 'UML, callers', daemonArgs: ['--xattr'], timeoutMs: 120_000 }, cases)
+guestSuite({ title: 'UML, callers', daemonArgs: ['--xattr'], timeoutMs: 600_000 }, cases)
 guestSuite(
   {
     title: 'UML, callers, --cache=never --no-killpriv-v2',
     daemonArgs: ['--cache=never', '--no-killpriv-v2'],
-    timeoutMs: 120_000,
+    timeoutMs: 600_000,
   },
   [
     ...cases.filter(one => /setgid directory|everything made/.test(one.title)),

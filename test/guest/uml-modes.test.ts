@@ -188,7 +188,7 @@ function some(...titles: readonly string[]): readonly GuestCase[] {
 }
 
 function mode(args: readonly string[], own: readonly GuestCase[], common = COMMON): void {
-  const options = { title: `UML, ${args.join(' ')}`, daemonArgs: args, timeoutMs: 120_000 }
+  const options = { title: `UML, ${args.join(' ')}`, daemonArgs: args, timeoutMs: 600_000 }
   guestSuite(options, [...common, ...own])
 }
 

@@ -106,12 +106,12 @@ const HIDDEN: readonly GuestCase[] = [
 
 if (process.getuid?.() !== 0) test.skip('UML, submounts (mounting takes root)', () => undefined)
 else {
-  guestSuite({ title: 'UML, submounts', timeoutMs: 120_000, prepare: mountAll }, ANNOUNCED)
+  guestSuite({ title: 'UML, submounts', timeoutMs: 600_000, prepare: mountAll }, ANNOUNCED)
   guestSuite(
     {
       title: 'UML, --no-announce-submounts',
       daemonArgs: ['--no-announce-submounts'],
-      timeoutMs: 120_000,
+      timeoutMs: 600_000,
       prepare: mountAll,
     },
     HIDDEN,

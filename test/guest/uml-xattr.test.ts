@@ -297,7 +297,7 @@ guestSuite(
     title: 'UML, attributes',
     // trusted.* attributes take CAP_SYS_ADMIN.
     daemonArgs: ['--xattr', '--posix-acl', '--modcaps=+sys_admin'],
-    timeoutMs: 180_000,
+    timeoutMs: 600_000,
     prepare: () => () => {
       for (const folder of mounts) execFileSync('umount', ['-l', folder])
     },

@@ -9,7 +9,7 @@ import { findVirtme, runVirtme } from '../../scripts/lab/virtme.js'
 import { packageFile } from '../../src/native/addon.js'
 import { registerMissing } from './helpers/missing.js'
 
-const LIMIT_MS = 150_000
+const LIMIT_MS = 600_000
 const TITLE = 'virtme-ng: boots from our daemon'
 
 const sha256 = (file: string): string =>

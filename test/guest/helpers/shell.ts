@@ -4,8 +4,8 @@ import { join } from 'node:path'
 import { Daemon } from '../../../scripts/lab/daemon.js'
 import { type GuestResult, runUml, TAG } from '../../../scripts/lab/uml.js'
 
-const STEP_LIMIT_MS = 60_000
-const GUEST_LIMIT_MS = 240_000
+const STEP_LIMIT_MS = 240_000
+const GUEST_LIMIT_MS = 900_000
 
 /** Scripts come as files that the guest sees through hostfs; what they print goes to the console. */
 const LOOP = `
@@ -56,7 +56,7 @@ export class GuestShell {
     this.#end.catch(() => undefined)
   }
 
-  /** Runs bash text, with `set -e` and `fails`. Errors: it is not done in a minute. */
+  /** Runs bash text, with `set -e` and `fails`. Errors: it is not done in some minutes. */
   async run(script: string): Promise<Ran> {
     const step = this.#steps++
     this.#hand(step, `${PRELUDE}\n${script}\n`)

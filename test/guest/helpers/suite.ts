@@ -160,7 +160,7 @@ as() { local user=$1 group=$2; shift 2; setpriv --reuid $user --regid $group --c
 fails() { if "$@" 2>/tmp/fails; then echo "worked, but should have failed: $*"; exit 1; fi; }
 host() {
   printf 'host %s %s\\n' $CASE $1 >&9
-  for _ in $(seq 200); do [ ! -e $REPLIES/$CASE-$1 ] || return 0; sleep 0.05; done
+  for _ in $(seq 2400); do [ ! -e $REPLIES/$CASE-$1 ] || return 0; sleep 0.05; done
   echo "the host did not do $1"; return 1
 }`
 
