@@ -62,7 +62,7 @@ const SETTLED_MS = TIMES.quietMs + 20
 async function scene(t: ExecutionContext, count = 2, times: Times = TIMES) {
   const clock = new Clock()
   t.teardown(() => clock.release())
-  const made = mockGuests(t, count, { ...times, nowMs: clock.nowMs })
+  const made = mockGuests(t, count, { nowMs: clock.nowMs, ...times })
   writeFileSync(join(made.folder, 'file'), 'contents')
   writeFileSync(join(made.folder, 'other'), '')
   mkdirSync(join(made.folder, 'dir'))
