@@ -84,11 +84,18 @@ test('warm LOOKUP, GETATTR, READDIRPLUS and names that are not there do not ask 
   const first = ask()
   for (let i = 0; i < 24; i++) t.is(ask(), first)
   const calls = statxCalls(s)
-  t.is(ask(), first)
-  t.is(calls(), 0)
+  // Files are asked for again after a second all the same: one of the rounds is between.
+  let asked = -1
+  for (let round = 0; round < 10 && asked !== 0; round++) {
+    const before = calls()
+    t.is(ask(), first)
+    asked = calls() - before
+  }
+  t.is(asked, 0)
+  const before = calls()
   writeFileSync(join(s.folder, 'file7'), 'more data')
   t.is(getattr(client, client.lookup(1, 'file7')).getBigUint64(16 + 8, true), 9n)
-  t.true(calls() > 0)
+  t.true(calls() > before)
   client.release(1, fh, true)
 })
 

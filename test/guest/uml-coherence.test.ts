@@ -47,9 +47,10 @@ else {
       const waited = results.filter(({ changeMs }) => changeMs >= WAITED_MS).length
       const says = `${waited} of ${results.length} changes waited`
       t.log(says)
-      if (waited > results.length / 2) break
       // Where the machine is so busy that leases end before the changes come, it is done once more.
-      if (tries === TRIES) throw new Error(says)
+      if (waited <= results.length / 2 && tries < TRIES) continue
+      t.true(waited > results.length / 2, says)
+      break
     }
   })
 
@@ -60,9 +61,10 @@ else {
       const stale = results.filter(result => result.stale).length
       const says = `${stale} of ${results.length} looks were stale`
       t.log(says)
-      if (stale > PAIRS.length / 4) break
       // What is cached is for a second: as above.
-      if (tries === TRIES) throw new Error(says)
+      if (stale <= PAIRS.length / 4 && tries < TRIES) continue
+      t.true(stale > PAIRS.length / 4, says)
+      break
     }
   })
 }

@@ -249,4 +249,4 @@ P
   },
 ]
 
-guestSuite({ title: 'UML, defaults', timeoutMs: 900_000 }, cases)
+guestSuite({ title: 'UML, defaults', timeoutMs: 1_500_000 }, cases)
