@@ -21,6 +21,9 @@
 namespace vfsd {
 
 constexpr int kMailSlots = 16;
+// Slots that no argument uses: jobs in flight, how long the last sleep was and when it ended, when changes were
+// looked for last.
+constexpr int kMailJobs = 12, kMailSleptUs = 13, kMailWokeUs = 14, kMailPolledUs = 15;
 constexpr int kMaxRings = 65;
 constexpr int kMaxReady = 64;
 constexpr int kMaxMessageFds = 32;

@@ -162,9 +162,15 @@ int64_t callWait(Context& c, const double* a) {
   if (!asInt(a[0], &timeoutMs) || !asUnsigned(a[1], 10e6, &spinUs)) return -EINVAL;
   // Work in a ring or a finished job needs no look at the descriptors: the caller has them looked at
   // now and then while there is work.
-  if (spinUs > 0 && spin(c, spinUs)) return 0;
-  if (spinUs > 0 && timeoutMs == 0) return 0;
-  if (timeoutMs != 0) {
+  const bool mayBlock = timeoutMs != 0;
+  if (spinUs > 0 && (spin(c, spinUs) || !mayBlock)) {
+    if (mayBlock) {
+      c.mail[kMailSleptUs] = 0;
+      c.mail[kMailWokeUs] = static_cast<double>(microseconds());
+    }
+    return 0;
+  }
+  if (mayBlock) {
     // Announce the sleep, then look once more: a job that finishes now either sees the flag and
     // signals, or is seen here.
     c.pool->sleeping.store(true, std::memory_order_seq_cst);
@@ -173,8 +179,14 @@ int64_t callWait(Context& c, const double* a) {
   const int helpMs = helpBegunReads(c);
   if (helpMs >= 0 && (timeoutMs < 0 || timeoutMs > helpMs)) timeoutMs = helpMs;
   epoll_event events[kMaxReady];
+  const int64_t before = mayBlock ? microseconds() : 0;
   const int count = epoll_wait(c.epoll, events, kMaxReady, timeoutMs);
-  c.pool->sleeping.store(false, std::memory_order_seq_cst);
+  if (mayBlock) {
+    c.pool->sleeping.store(false, std::memory_order_seq_cst);
+    const int64_t after = microseconds();
+    c.mail[kMailSleptUs] = static_cast<double>(after - before);
+    c.mail[kMailWokeUs] = static_cast<double>(after);
+  }
   if (count < 0) return errno == EINTR ? 0 : -errno;
   int ready = 0;
   for (int i = 0; i < count; i++) {

@@ -282,6 +282,12 @@ std::unique_ptr<Job> takeSpare(Pool& pool) {
   return job;
 }
 
+// JavaScript sees by the mailbox whether there is anything to reap.
+void countJobs(Context& c, int more) {
+  c.pool->inFlight += static_cast<size_t>(more);
+  c.mail[kMailJobs] = static_cast<double>(c.pool->inFlight);
+}
+
 }  // namespace
 
 // fd, first, count, skip, bytes, offset, flags, forUs
@@ -380,7 +386,7 @@ int64_t callSubmit(Context& c, const double* a) {
       return refused;
     }
   }
-  pool.inFlight++;
+  countJobs(c, 1);
   lock.unlock();
   if (wakes) pool.wake.notify_one();
   return 0;
@@ -408,7 +414,7 @@ int64_t callSubmitAlone(Context& c, const double* a) {
     pool.spare.push_back(std::move(own->job));
     return refused;
   }
-  pool.inFlight++;
+  countJobs(c, 1);
   noteUse(pool, job);
   pool.lone.push_back(own.release());
   return 0;
@@ -460,7 +466,7 @@ int64_t callReap(Context& c, const double*) {
     pool.doneCount.store(0, std::memory_order_seq_cst);
   }
   std::unique_ptr<Job> job = std::move(pool.reaped[pool.reapedCount++]);
-  pool.inFlight--;
+  countJobs(c, -1);
   noteEnd(pool, *job);
   if (c.dirty != nullptr && reads(job->call)) markRanges(*c.dirty, job->ranges, job->result);
   c.mail[1] = static_cast<double>(job->result);

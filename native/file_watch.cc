@@ -98,9 +98,10 @@ napi_value fanotifyClear(napi_env env, napi_callback_info info) {
 
 }  // namespace
 
-int64_t callPollNow(Context&, const double* a) {
+int64_t callPollNow(Context& c, const double* a) {
   pollfd fds[2] = {{-1, POLLIN, 0}, {-1, POLLPRI, 0}};
   if (!asInt(a[0], &fds[0].fd) || !asInt(a[1], &fds[1].fd)) return -EBADF;
+  c.mail[kMailPolledUs] = static_cast<double>(microseconds());
   const int count = poll(fds, 2, 0);
   if (count < 0) return -errno;
   return (fds[0].revents != 0 ? 1 : 0) | (fds[1].revents != 0 ? 2 : 0);

@@ -268,10 +268,10 @@ export class Device implements VhostDevice {
     this.counters.sleeps++
     // How long the pool takes says nothing of when the guest comes back.
     const forGuest = this.#server.pendingCount === 0
-    const before = this.#context.nowUs()
-    const sleepMs = sooner(this.#sleepMs(before / 1000), mostMs)
+    // As of the last sleep: what is due meanwhile waits a little longer.
+    const sleepMs = sooner(this.#sleepMs(this.#context.wokeUs / 1000), mostMs)
     const ready = this.#context.wait(lingers ? sooner(LINGER_MS, sleepMs) : sleepMs, 0)
-    const sleptUs = this.#context.nowUs() - before
+    const { sleptUs } = this.#context
     for (const queue of this.#serving) queue.disableKicks()
     if (lingers && sleptUs >= LINGER_MS * 1000 && !this.#requestPending()) {
       this.#patience.timedOut()
@@ -326,21 +326,22 @@ export class Device implements VhostDevice {
     let worked = false
     for (let i = 0; i < this.#serving.length; i++) {
       const queue = this.#serving[i]!
-      if (!queue.pending()) continue
+      const { available } = queue
+      if (available === 0) continue
       worked = true
       if (queue.index !== VIRTIO_FS_HIPRIO_QUEUE) this.#patience.paid()
       else if (queue.eventIdx) this.#patience.served()
-      this.#serveBatch(queue)
+      this.#serveBatch(queue, available)
     }
     if (this.#unsignalled) this.#signalAll()
     return worked
   }
 
-  #serveBatch(queue: Virtqueue): void {
+  /** `available`: what the ring was seen to hold. Only that may be answered with what is kept from here on. */
+  #serveBatch(queue: Virtqueue, available: number): void {
     const { index } = queue
     this.counters.batches++
-    // Only what was asked before this may be answered with what is kept.
-    const most = Math.min(queue.available, BATCH)
+    const most = Math.min(available, BATCH)
     this.#server.fs.renew()
     for (let i = 0; i < most; i++) {
       const head = queue.pop()

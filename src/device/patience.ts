@@ -9,8 +9,12 @@
  * Source: virtio 1.3, sections 2.7.7 and 2.7.10: the notifications asked for are sent, when is left open.
  */
 
-/** How long a FORGET or its signal may lie. */
-export const LINGER_MS = 1
+/**
+ * How long a FORGET or its signal may lie. More than a tick of the slowest kernel (10 ms): each sleep ends by it, and a
+ * timer that comes before the tick is set in the hardware for each of them, which in a virtual machine takes 3 us each
+ * way (with 1 ms a sleep cost twice as much CPU).
+ */
+export const LINGER_MS = 20
 
 const IN_VAIN = 4
 const MOST_PAUSES = 256

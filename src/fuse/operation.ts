@@ -18,20 +18,20 @@ export interface Operation {
   /** Bytes of the fixed reply body; the request is not carried out unless the guest has room for it. */
   readonly replyBytes: number
   /** Changes the file system: EROFS on a read-only one. */
-  readonly writes?: boolean
+  readonly writes?: boolean | undefined
   /** No reply is sent (FORGET, BATCH_FORGET, INTERRUPT). */
-  readonly silent?: boolean
+  readonly silent?: boolean | undefined
   /** Decodes, calls the back end and returns its outcome. */
   run(call: Call): Outcome
   /**
    * Builds the reply body in the arena at `at` from an outcome `>= 0` and returns its bytes. It must
    * need nothing but the outcome when the request can be suspended. Left out: no body.
    */
-  encode?(call: Call, outcome: Outcome, at: number): number
+  readonly encode?: ((call: Call, outcome: Outcome, at: number) => number) | undefined
   /** The outcome is the number of payload bytes already in the guest's buffers (READ). */
-  readonly payloadReply?: boolean
+  readonly payloadReply?: boolean | undefined
   /** The reply could not be delivered: takes back the lookup or the handle it carried. */
-  undo?(call: Call): void
+  readonly undo?: ((call: Call) => void) | undefined
 }
 
 /** Some opcodes' rows, keyed by opcode. */

@@ -20,8 +20,13 @@ import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
-/** Argument slots of the mailbox: `mail[0]` is the result, `mail[1]`... the arguments in order. */
+/** Slots of the mailbox: `mail[0]` is the result, `mail[1]`... the arguments in order, the last ones are below. */
 export const MAIL_SLOTS = 16
+/** Slots that keep what the shim put there, whatever is called next: see `Context` for what. */
+export const MAIL_JOBS = 12
+export const MAIL_SLEPT_US = 13
+export const MAIL_WOKE_US = 14
+export const MAIL_POLLED_US = 15
 /** Rings that `wait` can watch while it spins: hiprio and up to 64 request queues. */
 export const MAX_RINGS = 65
 /** File descriptors one socket message can carry (the kernel's SCM_MAX_FD is 253; vhost-user needs 8). */

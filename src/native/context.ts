@@ -6,7 +6,17 @@
  * arena, at most 4096 bytes on (EFAULT, ENAMETOOLONG otherwise). `nameAt` of EMPTY_PATH means "the
  * descriptor itself" where noted. A descriptor named `node` may be an O_PATH one.
  */
-import { MAIL_SLOTS, native, type PoolCall, type RawContext, type ContextOptions } from './addon.js'
+import {
+  MAIL_JOBS,
+  MAIL_POLLED_US,
+  MAIL_SLEPT_US,
+  MAIL_SLOTS,
+  MAIL_WOKE_US,
+  native,
+  type PoolCall,
+  type RawContext,
+  type ContextOptions,
+} from './addon.js'
 
 /** `nameAt` for "the descriptor itself" (AT_EMPTY_PATH). */
 export const EMPTY_PATH = -1
@@ -37,7 +47,8 @@ export class Context {
   readonly #received = new Int32Array(2)
 
   constructor(options: ContextOptions) {
-    this.raw = native.createContext(options)
+    // Spread: what the shim made property by property is a dictionary to V8, in which each call is looked up.
+    this.raw = { ...native.createContext(options) }
     this.bytes = new Uint8Array(this.raw.arena)
     this.view = new DataView(this.raw.arena)
     this.segments = new Float64Array(this.raw.segments)
@@ -225,11 +236,14 @@ export class Context {
    * `waitMs` (it got one at least).
    */
   interrupt(token: number, waitMs: number): number {
-    return this.#call2(this.raw.interrupt, token, waitMs)
+    this.#put2(token, waitMs)
+    this.raw.interrupt()
+    return this.#mail[0]!
   }
 
   /** Takes one finished job: its token, or -1 when there is none; the result is then in `reapedResult`. */
   reap(): number {
+    if (this.#mail[MAIL_JOBS] === 0) return -1
     this.raw.reap()
     return this.#mail[0]!
   }
@@ -250,13 +264,28 @@ export class Context {
     this.raw.wait()
     return m[0]!
   }
+  /** For how long the last `wait` with a `timeoutMs` other than 0 blocked. */
+  get sleptUs(): number {
+    return this.#mail[MAIL_SLEPT_US]!
+  }
+  /** When the last `wait` with a `timeoutMs` other than 0 ended, as `nowUs`. */
+  get wokeUs(): number {
+    return this.#mail[MAIL_WOKE_US]!
+  }
 
   /**
    * poll(2) of two descriptors (-1: none) without waiting. Bit 0: the first has something to read; bit 1: the
-   * second has something exceptional to tell (POLLPRI, as /proc/self/mountinfo after a change).
+   * second has something exceptional to tell (POLLPRI, as /proc/self/mountinfo after a change). When it was
+   * asked is then in `polledUs`.
    */
   pollNow(first: number, second: number): number {
-    return this.#call2(this.raw.pollNow, first, second)
+    this.#put2(first, second)
+    this.raw.pollNow()
+    return this.#mail[0]!
+  }
+  /** When `pollNow` was called last, as `nowUs`. */
+  get polledUs(): number {
+    return this.#mail[MAIL_POLLED_US]!
   }
 
   /** How often another thread got this one's CPU before it gave it up (getrusage(2), ru_nivcsw). */
@@ -285,7 +314,9 @@ export class Context {
 
   /** Marks the pages of a piece of guest memory that was written by other means, if writes are logged now. */
   markDirty(guestAddress: number, bytes: number): number {
-    return this.#call2(this.raw.markDirty, guestAddress, bytes)
+    this.#put2(guestAddress, bytes)
+    this.raw.markDirty()
+    return this.#mail[0]!
   }
 
   /** recvmsg: `result.bytes` is 0 at end of stream. The received descriptors are in `fds`, close-on-exec, the caller's. */
@@ -301,59 +332,89 @@ export class Context {
 
   /** openat2(2), always with O_CLOEXEC. `resolve` are RESOLVE_* flags. Returns the descriptor. */
   openat(dir: number, nameAt: number, flags: number, mode: number, resolve: number): number {
-    return this.#call5(this.raw.openat, dir, nameAt, flags, mode, resolve)
+    this.#put5(dir, nameAt, flags, mode, resolve)
+    this.raw.openat()
+    return this.#mail[0]!
   }
   /** Opens the file behind `node` (O_PATH or not) anew with `flags`, through /proc/self/fd. */
   reopen(node: number, flags: number): number {
-    return this.#call2(this.raw.reopen, node, flags)
+    this.#put2(node, flags)
+    this.raw.reopen()
+    return this.#mail[0]!
   }
   close(fd: number): number {
-    return this.#call1(this.raw.close, fd)
+    this.#put1(fd)
+    this.raw.close()
+    return this.#mail[0]!
   }
   /** statx(2) into 256 arena bytes (struct statx). `nameAt` may be EMPTY_PATH. `flags` are AT_* (AT_SYMLINK_NOFOLLOW is always added). */
   statx(dir: number, nameAt: number, flags: number, mask: number, outAt: number): number {
-    return this.#call5(this.raw.statx, dir, nameAt, flags, mask, outAt)
+    this.#put5(dir, nameAt, flags, mask, outAt)
+    this.raw.statx()
+    return this.#mail[0]!
   }
   /** fstatfs(2) into 120 arena bytes: struct statfs of the machine (x86_64, arm64 layout). */
   statfs(node: number, outAt: number): number {
-    return this.#call2(this.raw.statfs, node, outAt)
+    this.#put2(node, outAt)
+    this.raw.statfs()
+    return this.#mail[0]!
   }
   /** readlinkat(node, ""): bytes of the target, no NUL. ENAMETOOLONG when it does not fit `bytes`. */
   readlink(node: number, outAt: number, bytes: number): number {
-    return this.#call3(this.raw.readlink, node, outAt, bytes)
+    this.#put3(node, outAt, bytes)
+    this.raw.readlink()
+    return this.#mail[0]!
   }
   /** Where the kernel says `fd` lies: the target of /proc/self/fd/FD, as seen from this thread's root. No NUL. ENAMETOOLONG. */
   fdLink(fd: number, outAt: number, bytes: number): number {
-    return this.#call3(this.raw.fdLink, fd, outAt, bytes)
+    this.#put3(fd, outAt, bytes)
+    this.raw.fdLink()
+    return this.#mail[0]!
   }
   /** mknodat(2); `major`, `minor` for device nodes. */
   mknodat(dir: number, nameAt: number, mode: number, major: number, minor: number): number {
-    return this.#call5(this.raw.mknodat, dir, nameAt, mode, major, minor)
+    this.#put5(dir, nameAt, mode, major, minor)
+    this.raw.mknodat()
+    return this.#mail[0]!
   }
   mkdirat(dir: number, nameAt: number, mode: number): number {
-    return this.#call3(this.raw.mkdirat, dir, nameAt, mode)
+    this.#put3(dir, nameAt, mode)
+    this.raw.mkdirat()
+    return this.#mail[0]!
   }
   symlinkat(targetAt: number, dir: number, nameAt: number): number {
-    return this.#call3(this.raw.symlinkat, targetAt, dir, nameAt)
+    this.#put3(targetAt, dir, nameAt)
+    this.raw.symlinkat()
+    return this.#mail[0]!
   }
   /** Links `node` under a new name, by AT_EMPTY_PATH, or through /proc/self/fd where that is not permitted. */
   linkat(node: number, dir: number, nameAt: number): number {
-    return this.#call3(this.raw.linkat, node, dir, nameAt)
+    this.#put3(node, dir, nameAt)
+    this.raw.linkat()
+    return this.#mail[0]!
   }
   /** unlinkat(2); `flags` 0 or AT_REMOVEDIR. */
   unlinkat(dir: number, nameAt: number, flags: number): number {
-    return this.#call3(this.raw.unlinkat, dir, nameAt, flags)
+    this.#put3(dir, nameAt, flags)
+    this.raw.unlinkat()
+    return this.#mail[0]!
   }
   renameat2(oldDir: number, oldAt: number, newDir: number, newAt: number, flags: number): number {
-    return this.#call5(this.raw.renameat2, oldDir, oldAt, newDir, newAt, flags)
+    this.#put5(oldDir, oldAt, newDir, newAt, flags)
+    this.raw.renameat2()
+    return this.#mail[0]!
   }
   /** Mode bits of `node`, which may be O_PATH: fchmodat2(AT_EMPTY_PATH), else through /proc/self/fd. EOPNOTSUPP on symbolic links. */
   chmod(node: number, mode: number): number {
-    return this.#call2(this.raw.chmod, node, mode)
+    this.#put2(node, mode)
+    this.raw.chmod()
+    return this.#mail[0]!
   }
   /** Owner and group of `node` itself, never of what a link points to. KEEP_ID leaves one alone. */
   chown(node: number, uid: number, gid: number): number {
-    return this.#call3(this.raw.chown, node, uid, gid)
+    this.#put3(node, uid, gid)
+    this.raw.chown()
+    return this.#mail[0]!
   }
   /** Times of `node` itself. Seconds may be negative; nsec may be UTIME_NOW or UTIME_OMIT. */
   utimens(
@@ -363,13 +424,19 @@ export class Context {
     mtimeSec: number,
     mtimeNsec: number,
   ): number {
-    return this.#call5(this.raw.utimens, node, atimeSec, atimeNsec, mtimeSec, mtimeNsec)
+    this.#put5(node, atimeSec, atimeNsec, mtimeSec, mtimeNsec)
+    this.raw.utimens()
+    return this.#mail[0]!
   }
   ftruncate(fd: number, size: number): number {
-    return this.#call2(this.raw.ftruncate, fd, size)
+    this.#put2(fd, size)
+    this.raw.ftruncate()
+    return this.#mail[0]!
   }
   fallocate(fd: number, mode: number, offset: number, length: number): number {
-    return this.#call4(this.raw.fallocate, fd, mode, offset, length)
+    this.#put4(fd, mode, offset, length)
+    this.raw.fallocate()
+    return this.#mail[0]!
   }
   copyFileRange(
     fdIn: number,
@@ -378,19 +445,27 @@ export class Context {
     offsetOut: number,
     length: number,
   ): number {
-    return this.#call5(this.raw.copyFileRange, fdIn, offsetIn, fdOut, offsetOut, length)
+    this.#put5(fdIn, offsetIn, fdOut, offsetOut, length)
+    this.raw.copyFileRange()
+    return this.#mail[0]!
   }
   /** lseek(2). For directory cookies, which are opaque 64-bit values, see `getdents64`. */
   lseek(fd: number, offset: number, whence: number): number {
-    return this.#call3(this.raw.lseek, fd, offset, whence)
+    this.#put3(fd, offset, whence)
+    this.raw.lseek()
+    return this.#mail[0]!
   }
   /** fsync(2), or fdatasync(2) when `dataOnly` is 1. */
   fsync(fd: number, dataOnly: number): number {
-    return this.#call2(this.raw.fsync, fd, dataOnly)
+    this.#put2(fd, dataOnly)
+    this.raw.fsync()
+    return this.#mail[0]!
   }
   /** syncfs(2); `andClose` 1 closes `fd` afterwards, whatever the result. */
   syncfs(fd: number, andClose: number): number {
-    return this.#call2(this.raw.syncfs, fd, andClose)
+    this.#put2(fd, andClose)
+    this.raw.syncfs()
+    return this.#mail[0]!
   }
   /**
    * Reads directory entries (linux_dirent64) into the arena. With `seek` 1 the position is first set
@@ -406,39 +481,57 @@ export class Context {
   ): number {
     const m = this.#mail
     m[6] = cookieHigh
-    return this.#call5(this.raw.getdents64, fd, outAt, bytes, seek, cookieLow)
+    this.#put5(fd, outAt, bytes, seek, cookieLow)
+    this.raw.getdents64()
+    return this.#mail[0]!
   }
   /** Extended attributes of `node` itself, through /proc/self/fd. `bytes` 0 asks for the size. */
   getxattr(node: number, nameAt: number, outAt: number, bytes: number): number {
-    return this.#call4(this.raw.getxattr, node, nameAt, outAt, bytes)
+    this.#put4(node, nameAt, outAt, bytes)
+    this.raw.getxattr()
+    return this.#mail[0]!
   }
   setxattr(node: number, nameAt: number, valueAt: number, bytes: number, flags: number): number {
-    return this.#call5(this.raw.setxattr, node, nameAt, valueAt, bytes, flags)
+    this.#put5(node, nameAt, valueAt, bytes, flags)
+    this.raw.setxattr()
+    return this.#mail[0]!
   }
   listxattr(node: number, outAt: number, bytes: number): number {
-    return this.#call3(this.raw.listxattr, node, outAt, bytes)
+    this.#put3(node, outAt, bytes)
+    this.raw.listxattr()
+    return this.#mail[0]!
   }
   removexattr(node: number, nameAt: number): number {
-    return this.#call2(this.raw.removexattr, node, nameAt)
+    this.#put2(node, nameAt)
+    this.raw.removexattr()
+    return this.#mail[0]!
   }
   /** faccessat2(node, "", mode, AT_EACCESS | AT_EMPTY_PATH): R_OK 4, W_OK 2, X_OK 1, with the thread's credentials. */
   faccess(node: number, mode: number): number {
-    return this.#call2(this.raw.faccess, node, mode)
+    this.#put2(node, mode)
+    this.raw.faccess()
+    return this.#mail[0]!
   }
   /**
    * name_to_handle_at(2): writes u32 handle_bytes, i32 handle_type, then the handle (<= 128 bytes) at
    * `outAt` (136 bytes), and returns the mount id. `nameAt` may be EMPTY_PATH.
    */
   nameToHandle(dir: number, nameAt: number, outAt: number): number {
-    return this.#call3(this.raw.nameToHandle, dir, nameAt, outAt)
+    this.#put3(dir, nameAt, outAt)
+    this.raw.nameToHandle()
+    return this.#mail[0]!
   }
   /** open_by_handle_at(2) with a handle in the form `nameToHandle` writes. */
   openByHandle(mount: number, handleAt: number, flags: number): number {
-    return this.#call3(this.raw.openByHandle, mount, handleAt, flags)
+    this.#put3(mount, handleAt, flags)
+    this.raw.openByHandle()
+    return this.#mail[0]!
   }
   /** flock(2); add LOCK_NB unless in the pool. */
   flock(fd: number, operation: number): number {
-    return this.#call2(this.raw.flock, fd, operation)
+    this.#put2(fd, operation)
+    this.raw.flock()
+    return this.#mail[0]!
   }
   /**
    * fcntl(2) with an open-file-description lock. `command` F_OFD_GETLK 36, F_OFD_SETLK 37; type
@@ -455,7 +548,9 @@ export class Context {
   ): number {
     const m = this.#mail
     m[6] = outAt
-    return this.#call5(this.raw.ofdLock, fd, command, type, start, length)
+    this.#put5(fd, command, type, start, length)
+    this.raw.ofdLock()
+    return this.#mail[0]!
   }
   /**
    * ioctl(2) on `bytes` arena bytes at `argAt`. Only FS_IOC_GETFLAGS, SETFLAGS, GETVERSION, FSGETXATTR,
@@ -463,7 +558,9 @@ export class Context {
    * hold pointers. Errors: ENOTTY another command; EINVAL too few bytes.
    */
   ioctl(fd: number, command: number, argAt: number, bytes: number): number {
-    return this.#call4(this.raw.ioctl, fd, command, argAt, bytes)
+    this.#put4(fd, command, argAt, bytes)
+    this.raw.ioctl()
+    return this.#mail[0]!
   }
 
   // --- the calling thread -------------------------------------------------------------------------
@@ -474,7 +571,9 @@ export class Context {
    * theirs. On any error the thread is as it was before.
    */
   setCredentials(uid: number, gid: number, groupsAt: number, groupCount: number): number {
-    return this.#call4(this.raw.setCredentials, uid, gid, groupsAt, groupCount)
+    this.#put4(uid, gid, groupsAt, groupCount)
+    this.raw.setCredentials()
+    return this.#mail[0]!
   }
   /** Back to the credentials the context was made with. A failure here aborts the process: going on would be unsafe. */
   restoreCredentials(): number {
@@ -483,11 +582,15 @@ export class Context {
   }
   /** Raises (1) or drops (0) one effective capability of this thread. EPERM when it is not permitted. Returns the former state. */
   setEffectiveCapability(capability: number, on: number): number {
-    return this.#call2(this.raw.setEffectiveCapability, capability, on)
+    this.#put2(capability, on)
+    this.raw.setEffectiveCapability()
+    return this.#mail[0]!
   }
   /** umask(2): of the process, or of the thread after `unshareFs`. Returns the former mask. */
   umask(mask: number): number {
-    return this.#call1(this.raw.umask, mask)
+    this.#put1(mask)
+    this.raw.umask()
+    return this.#mail[0]!
   }
   /**
    * unshare(CLONE_FS): this thread gets a root, working directory and umask of its own, and stands in
@@ -507,44 +610,35 @@ export class Context {
     this.raw.dispose()
   }
 
-  #call1(call: () => void, a: number): number {
+  // The call itself stays with each method: made here, by a function handed in, V8 could not tell which one it is.
+  #put1(a: number): void {
     const m = this.#mail
     m[1] = a
-    call()
-    return m[0]!
   }
-  #call2(call: () => void, a: number, b: number): number {
+  #put2(a: number, b: number): void {
     const m = this.#mail
     m[1] = a
     m[2] = b
-    call()
-    return m[0]!
   }
-  #call3(call: () => void, a: number, b: number, c: number): number {
+  #put3(a: number, b: number, c: number): void {
     const m = this.#mail
     m[1] = a
     m[2] = b
     m[3] = c
-    call()
-    return m[0]!
   }
-  #call4(call: () => void, a: number, b: number, c: number, d: number): number {
+  #put4(a: number, b: number, c: number, d: number): void {
     const m = this.#mail
     m[1] = a
     m[2] = b
     m[3] = c
     m[4] = d
-    call()
-    return m[0]!
   }
-  #call5(call: () => void, a: number, b: number, c: number, d: number, e: number): number {
+  #put5(a: number, b: number, c: number, d: number, e: number): void {
     const m = this.#mail
     m[1] = a
     m[2] = b
     m[3] = c
     m[4] = d
     m[5] = e
-    call()
-    return m[0]!
   }
 }

@@ -61,6 +61,8 @@ export class Virtqueue {
   #used = new Uint16Array(0)
   #usedElements = new Uint32Array(0)
   #nextAvail = 0
+  /** avail.idx as it was seen last: what is before it is there. */
+  #seenAvail = 0
   #usedIndex = 0
   /** used.idx when the driver was signalled last. */
   #signalledUsed = 0
@@ -124,6 +126,7 @@ export class Virtqueue {
     this.#used = new Uint16Array(used, 0, usedRingBytes(size, setup.eventIdx) >>> 1)
     this.#usedElements = new Uint32Array(used, 4, size * 2)
     this.#nextAvail = setup.base & 0xffff
+    this.#seenAvail = this.#nextAvail
     this.#usedIndex = Atomics.load(this.#used, 1)
     this.#signalledUsed = this.#usedIndex
     this.logAt = setup.logAt
@@ -156,12 +159,14 @@ export class Virtqueue {
 
   /** Whether the driver has made something available. */
   pending(): boolean {
-    return this.up && !this.broken && Atomics.load(this.#avail, 1) !== this.#nextAvail
+    return this.available !== 0
   }
 
   /** How many chains the driver has made available; more than there can be when it broke the ring. */
   get available(): number {
-    return this.up && !this.broken ? (Atomics.load(this.#avail, 1) - this.#nextAvail) & 0xffff : 0
+    if (!this.up || this.broken) return 0
+    this.#seenAvail = Atomics.load(this.#avail, 1)
+    return (this.#seenAvail - this.#nextAvail) & 0xffff
   }
 
   /**
@@ -170,7 +175,9 @@ export class Virtqueue {
    */
   pop(): number {
     if (!this.up || this.broken) return EMPTY
-    const available = (Atomics.load(this.#avail, 1) - this.#nextAvail) & 0xffff
+    // The index is an atomic load, which costs as much as all the rest: once for what is there.
+    let available = (this.#seenAvail - this.#nextAvail) & 0xffff
+    if (available === 0) available = this.available
     if (available === 0) return EMPTY
     if (available > this.#size) {
       // More entries than the ring has: nothing in it can be trusted any more.

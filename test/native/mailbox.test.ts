@@ -10,7 +10,7 @@ import {
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import fc from 'fast-check'
-import { type HotCalls, native, PoolCall, SignalKind } from '../../src/native/addon.js'
+import { type HotCalls, MAIL_JOBS, native, PoolCall, SignalKind } from '../../src/native/addon.js'
 import type { Context } from '../../src/native/context.js'
 import {
   descriptors,
@@ -348,7 +348,7 @@ function scene(t: ExecutionContext): Scene {
 function perform(scene: Scene, row: Row, args: readonly number[]): number {
   const { context } = scene
   const mail = new Float64Array(context.raw.mail)
-  mail.fill(0)
+  mail.fill(0, 0, MAIL_JOBS)
   mail.set(args, 1)
   context.raw[row.call]()
   let answer = mail[0]!
@@ -633,7 +633,7 @@ test('after dispose every hot call answers EBADF and does nothing', t => {
   s.context.dispose()
   const mail = new Float64Array(s.context.raw.mail)
   for (const row of s.rows) {
-    mail.fill(0)
+    mail.fill(0, 0, MAIL_JOBS)
     const args = row.args()
     mail.set(args, 1)
     s.context.raw[row.call]()

@@ -476,3 +476,18 @@ test('a descriptor number that changes its kind is signalled in the new way', t 
   closeSync(pipe.read)
   closeSync(pipe.write)
 })
+
+test('a wait tells how long it slept and when it ended, one that may not block leaves that as it is', t => {
+  const context = makeContext(t)
+  const before = context.nowUs()
+  t.is(context.wait(3, 0), 0)
+  const { sleptUs, wokeUs } = context
+  // Whole milliseconds are counted from the kernel's own clock, which may be a little behind.
+  t.true(sleptUs >= 2000)
+  t.true(wokeUs >= before + sleptUs)
+  t.true(wokeUs <= context.nowUs())
+  t.is(context.wait(0, 0), 0)
+  t.is(context.wait(0, 10), 0)
+  t.is(context.sleptUs, sleptUs)
+  t.is(context.wokeUs, wokeUs)
+})

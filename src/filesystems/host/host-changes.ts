@@ -53,6 +53,11 @@ export class HostChanges {
     return this.#context.pollNow(this.#group, this.#mounts)
   }
 
+  /** When `pending` was asked last, in milliseconds. */
+  get askedMs(): number {
+    return this.#context.polledUs / 1000
+  }
+
   /** Changes of the inode behind `fd` are told from now on. 0, or -errno as of fanotify_mark(2). */
   add(fd: number, directory: boolean): number {
     return this.#context.raw.fanotifyMark(

@@ -271,9 +271,9 @@ export class MetadataCache implements ChangeSink {
   /** Takes what is pending. False: nothing has changed. */
   #look(): boolean {
     this.#fresh = true
-    this.#now = this.#context.nowUs() / 1000
     this.counters.looks++
     const pending = this.#changes!.pending()
+    this.#now = this.#changes!.askedMs
     if (pending === 0) return false
     // Another inode may lie behind any name.
     if ((pending & MOUNTS_CHANGED) !== 0) this.#names.clear()
