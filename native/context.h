@@ -92,6 +92,7 @@ struct Job {
   std::vector<GuestRange> ranges;              // what it writes, for the dirty log
   uint64_t order = 0;                          // of its submission
   std::chrono::steady_clock::time_point since; // when it was submitted; of kReadBegun only
+  int64_t came = 0;                            // bytes that `collect` has taken; of kReadBegun only
   int64_t result = 0;
 };
 
@@ -118,10 +119,11 @@ struct Pool {
   std::condition_variable ended;  // a thread has left
   std::deque<std::unique_ptr<Job>> waiting;
   // Reads that the kernel is at already. One thread takes them in turn: while it waits for the first, the
-  // others come in, and there is nothing to wait for. A second one helps out when that takes too long.
+  // others come in, and there is nothing to wait for. The device thread takes what has come while it is awake, and wakes
+  // that thread before it sleeps. A second one helps out when that takes too long.
   std::deque<std::unique_ptr<Job>> begun;
-  size_t begunBusy = 0;   // threads that are at them
-  size_t begunLimit = 1;  // threads that may be
+  size_t begunBusy = 0;   // threads of the pool that are at them
+  size_t begunLimit = 1;  // threads of it that may be
   std::vector<std::unique_ptr<Job>> done;
   std::vector<std::unique_ptr<Job>> reaped;  // the device thread's own: taken out of `done`
   size_t reapedCount = 0;                    // those of them that `reap` has given

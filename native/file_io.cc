@@ -96,13 +96,46 @@ enum PoolCall {
 };
 bool reads(int call) { return call == kReadv || call == kReadBegun; }
 
+int64_t performTransfer(const Job& job, int flags, const std::atomic<bool>& stop) {
+  return transfer(reads(job.call), static_cast<int>(job.args[0]), job.iov, static_cast<int64_t>(job.args[5]),
+                  static_cast<int>(job.args[6]) | flags, stop);
+}
+
+// The first `bytes` of what a read still wants have come.
+void advance(Job& job, int64_t bytes) {
+  job.came += bytes;
+  job.args[5] += static_cast<double>(bytes);
+  size_t used = 0;
+  for (uint64_t left = static_cast<uint64_t>(bytes); used < job.iov.size(); used++) {
+    iovec& one = job.iov[used];
+    const size_t part = std::min<size_t>(one.iov_len, left);
+    one.iov_base = static_cast<uint8_t*>(one.iov_base) + part;
+    one.iov_len -= part;
+    left -= part;
+    if (one.iov_len > 0) break;
+  }
+  job.iov.erase(job.iov.begin(), job.iov.begin() + static_cast<std::ptrdiff_t>(used));
+}
+
+// Takes what has come of a read, without waiting. False: that is not all yet.
+bool collect(Job& job, const std::atomic<bool>& stop) {
+  const int64_t moved = performTransfer(job, RWF_NOWAIT, stop);
+  if (moved == -EAGAIN || moved == -EOPNOTSUPP) return false;
+  if (moved > 0) advance(job, moved);
+  if (moved > 0 && !job.iov.empty()) return false;
+  job.result = job.came > 0 ? job.came : moved;
+  return true;
+}
+
 int64_t perform(const Job& job, const std::atomic<bool>& stop) {
   switch (job.call) {
     case kReadv:
-    case kReadBegun:
     case kWritev:
-      return transfer(job.call != kWritev, static_cast<int>(job.args[0]), job.iov, static_cast<int64_t>(job.args[5]),
-                      static_cast<int>(job.args[6]), stop);
+      return performTransfer(job, 0, stop);
+    case kReadBegun: {
+      const int64_t moved = performTransfer(job, 0, stop);
+      return job.came > 0 ? job.came + std::max<int64_t>(moved, 0) : moved;
+    }
     case kFsync:
       return plainFsync(job.args);
     case kSyncfs:
@@ -129,14 +162,17 @@ int wakeSignal() { return SIGRTMAX - 2; }
 
 void ignoreWake(int) {}
 
-// Jobs that a thread could take now. With the pool's mutex held.
-size_t claimed(const Pool& pool) {
-  return pool.waiting.size() + std::min(pool.begun.size(), pool.begunLimit - std::min(pool.begunLimit, pool.begunBusy));
+// Reads of `begun` that threads of the pool may take now. With the pool's mutex held.
+size_t begunRoom(const Pool& pool) {
+  return std::min(pool.begun.size(), pool.begunLimit - std::min(pool.begunLimit, pool.begunBusy));
 }
+
+// Jobs that a thread could take now. With the pool's mutex held.
+size_t claimed(const Pool& pool) { return pool.waiting.size() + begunRoom(pool); }
 
 // The oldest job that may be taken now, or none. With the pool's mutex held.
 std::unique_ptr<Job> take(Pool& pool) {
-  const bool begun = !pool.begun.empty() && pool.begunBusy < pool.begunLimit &&
+  const bool begun = begunRoom(pool) > 0 &&
                      (pool.waiting.empty() || pool.begun.front()->order < pool.waiting.front()->order);
   std::deque<std::unique_ptr<Job>>& from = begun ? pool.begun : pool.waiting;
   if (from.empty()) return nullptr;
@@ -345,6 +381,7 @@ int64_t callSubmit(Context& c, const double* a) {
   std::unique_ptr<Job> job = takeSpare(pool);
   job->call = call;
   job->token = token;
+  job->came = 0;
   std::copy(a, a + 7, job->args);
   job->iov.clear();
   job->held.clear();
@@ -373,9 +410,10 @@ int64_t callSubmit(Context& c, const double* a) {
   if (call == kReadBegun) job->since = std::chrono::steady_clock::now();
   queue.push_back(std::move(job));
   const size_t now = claimed(pool);
-  // Not claimed: the threads that are at such reads will get to it.
-  const bool wakes = now > before;
-  if (wakes && pool.idle < now && pool.threads.size() < pool.limit) {
+  // The device thread takes a begun read when it has come, or wakes a thread for it before it sleeps. Not claimed:
+  // the threads that are at such reads will get to it.
+  const bool wakes = now > before && call != kReadBegun;
+  if (pool.threads.empty() || (wakes && pool.idle < now && pool.threads.size() < pool.limit)) {
     const int refused = startWorker(c.pool);
     if (refused < 0 && pool.threads.empty()) {
       job = std::move(queue.back());
@@ -446,26 +484,53 @@ int helpBegunReads(Context& c) {
   std::unique_lock<std::mutex> lock(pool.mutex);
   if (pool.begun.empty()) return -1;
   const auto waited = std::chrono::steady_clock::now() - pool.begun.front()->since;
-  if (waited < std::chrono::milliseconds(kBegunPatienceMs) || pool.begunLimit >= pool.limit) return kBegunPatienceMs;
-  pool.begunLimit++;
+  if (waited >= std::chrono::milliseconds(kBegunPatienceMs) && pool.begunLimit < pool.limit) pool.begunLimit++;
+  if (begunRoom(pool) == 0) return kBegunPatienceMs;
   if (pool.idle < claimed(pool) && pool.threads.size() < pool.limit) startWorker(c.pool);
   lock.unlock();
   pool.wake.notify_one();
   return kBegunPatienceMs;
 }
 
-// The token, or -1; the result goes to mail[1].
-int64_t callReap(Context& c, const double*) {
-  Pool& pool = *c.pool;
+namespace {
+
+// The oldest read of `begun`, if all of it has come.
+std::unique_ptr<Job> takeCollected(Pool& pool) {
+  if (pool.inFlight == 0) return nullptr;
+  std::unique_lock<std::mutex> lock(pool.mutex);
+  if (pool.begun.empty()) return nullptr;
+  std::unique_ptr<Job> job = std::move(pool.begun.front());
+  pool.begun.pop_front();
+  lock.unlock();
+  if (collect(*job, pool.stop)) {
+    job->held.clear();
+    return job;
+  }
+  lock.lock();
+  pool.begun.push_front(std::move(job));
+  return nullptr;
+}
+
+// A finished job, or none.
+std::unique_ptr<Job> takeFinished(Pool& pool) {
   if (pool.reapedCount == pool.reaped.size()) {
-    if (pool.doneCount.load(std::memory_order_acquire) == 0) return -1;
+    if (pool.doneCount.load(std::memory_order_acquire) == 0) return takeCollected(pool);
     pool.reaped.clear();
     pool.reapedCount = 0;
     std::lock_guard<std::mutex> lock(pool.mutex);
     pool.reaped.swap(pool.done);
     pool.doneCount.store(0, std::memory_order_seq_cst);
   }
-  std::unique_ptr<Job> job = std::move(pool.reaped[pool.reapedCount++]);
+  return std::move(pool.reaped[pool.reapedCount++]);
+}
+
+}  // namespace
+
+// The token, or -1; the result goes to mail[1].
+int64_t callReap(Context& c, const double*) {
+  Pool& pool = *c.pool;
+  std::unique_ptr<Job> job = takeFinished(pool);
+  if (job == nullptr) return -1;
   countJobs(c, -1);
   noteEnd(pool, *job);
   if (c.dirty != nullptr && reads(job->call)) markRanges(*c.dirty, job->ranges, job->result);

@@ -245,7 +245,10 @@ export const PoolCall = {
   ftruncate: 8,
   /** F_OFD_SETLKW: descriptor, type, start, length. */
   ofdLock: 9,
-  /** A `readv` that RWF_NOWAIT has begun and found to take time: few threads take all of these in turn. */
+  /**
+   * A `readv` that RWF_NOWAIT has begun and found to take time. `reap` takes what has come by then; while the caller
+   * sleeps in `wait`, few threads take all of these in turn.
+   */
   readBegun: 10,
 } as const
 export type PoolCall = (typeof PoolCall)[keyof typeof PoolCall]

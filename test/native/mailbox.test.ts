@@ -357,7 +357,10 @@ function perform(scene: Scene, row: Row, args: readonly number[]): number {
     let reaped = -1
     for (let i = 0; i < 1000 && reaped < 0; i++) {
       reaped = context.reap()
-      if (reaped < 0) context.wait(0, 1000)
+      if (reaped >= 0) continue
+      context.wait(0, 1000)
+      // Without a spin: that has a thread wait for a begun read that does not come by itself.
+      context.wait(0, 0)
     }
     if (reaped !== token) throw new Error(`job ${token} came back as ${reaped}`)
     answer = context.reapedResult
