@@ -74,7 +74,8 @@ for (const [what, args, options] of [
     // What the host has changed just now is not cached.
     await sleep(QUIET_MS + 50)
     const { nodeid, attrMs } = entryOf(one.do(1, 1, text('file')).body)
-    t.is(attrMs, 250)
+    // The second where starting the daemons took so long that the file is settled.
+    t.true(attrMs === 250 || attrMs === 1000, `${attrMs} ms`)
     const theirs = other.lookup(1, 'file')
     const began = performance.now()
     other.do(4, theirs, setattrBody(Fattr.mode, { mode: 0o640 }))
