@@ -1,5 +1,13 @@
 /** The file that holds a version table: made, opened, mapped, and a guest's number taken in it. */
-import { closeSync, constants, fstatSync, ftruncateSync, openSync, statfsSync } from 'node:fs'
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  ftruncateSync,
+  openSync,
+  statfsSync,
+  writeSync,
+} from 'node:fs'
 import { Errno, errnoName } from '../../protocol/errno.js'
 import {
   CONDEMNED,
@@ -19,6 +27,7 @@ const F_UNLCK = 2
 const TMPFS_MAGIC = 0x0102_1994
 /** How long another daemon may take to write the header of a new table. */
 const HEADER_LIMIT_MS = 2000
+const FILL_BYTES = 1 << 20
 
 /**
  * Opens the file at `path`, made if there is none (mode 0600: who lets others share the tree changes that).
@@ -88,15 +97,31 @@ export function mapTable(
     const words = new Int32Array(view)
     // Whoever made it long enough may have died before he wrote the header.
     const magic = words.length > HEADER_WORDS ? Atomics.load(words, Header.magic) : undefined
-    if (magic === 0 && view.byteLength === tableBytes(bucketBits))
+    if (magic === 0 && view.byteLength === tableBytes(bucketBits)) {
+      fill(fd, view.byteLength)
       VersionTable.format(words, bucketBits)
-    else if (magic === CONDEMNED)
+    } else if (magic === CONDEMNED)
       throw new VersionTableError(
         'it was damaged, and a daemon has given it up: end the daemons that use it and remove it',
       )
     return new VersionTable(words)
   } finally {
     lockByte(context, fd, 0, F_UNLCK)
+  }
+}
+
+/**
+ * Writes zeros to all of a new table, so that its memory is there: else the first lease of each page waits for some, and
+ * where there is none left it ends in SIGBUS.
+ */
+function fill(fd: number, bytes: number): void {
+  const zeros = new Uint8Array(FILL_BYTES)
+  try {
+    for (let at = 0; at < bytes; )
+      at += writeSync(fd, zeros, 0, Math.min(zeros.length, bytes - at), at)
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException
+    throw new VersionTableError(`there is no room for its ${bytes} bytes (${code})`)
   }
 }
 

@@ -229,6 +229,8 @@ test('a file becomes a table once, and is found by others', t => {
   const other = mapTable(context, again)
   t.is(statSync(path).size, tableBytes(6))
   t.is(statSync(path).mode & 0o777, 0o600)
+  // The memory is there, not only promised.
+  t.true(statSync(path).blocks * 512 >= tableBytes(6))
   one.advance()
   t.is(other.clock, 2)
 })
