@@ -1,15 +1,18 @@
 /** How long a guest may cache what a reply tells: as long as it has leases for, and the files it has open. */
+import { tickOf } from '../../protocol/version-table/layout.js'
 import { ChangeTime, type Identities, InodeKey, NO_INODE } from '../vfs/identities.js'
 import type { Attributes, EntryReply } from '../vfs/replies.js'
 import type { Change } from './change.js'
 import { FileMemories } from './file-memory.js'
-import type { Leases } from './leases.js'
+import { AGE_UNKNOWN, type Leases } from './leases.js'
 import type { MappingLeases } from './mapping-leases.js'
 
 /** Change times of Linux before 6.13 go in steps of a timer tick, 10 ms at most. */
 const CLOCK_STEP_MS = 20
 /** How old what is known of the difference between the clocks may be. */
 const CLOCKS_MS = 100
+/** Eleven days: long ago. */
+const MOST_AGE_MS = 1e9
 
 export class LeasedReplies {
   readonly files = new FileMemories()
@@ -47,7 +50,7 @@ export class LeasedReplies {
   /** A lease on the inode of the key, which changed last at that time. */
   #grant(looked: number, own: boolean, ctimeSec: number, ctimeNsec: number): number {
     const ageMs = this.#ageMs(ctimeSec, ctimeNsec)
-    return this.#leases.grant(this.#key, looked, own, ageMs, this.nowMs)
+    return this.#leases.grant(this.#key, looked, own, ageMs, tickOf(this.nowMs))
   }
 
   /** Sees to it that the guest drops what it has of an open file. True: `attr` may be cached; the key is filled. */
@@ -73,9 +76,10 @@ export class LeasedReplies {
     this.#aheadMs = Date.now() - this.nowMs
   }
 
-  /** After `#readClock`. */
+  /** After `#readClock`. Whole, and bounded: a fraction handed to another function is an object of its own. */
   #ageMs(sec: number, nsec: number): number {
-    return this.nowMs + this.#aheadMs - (sec * 1000 + nsec / 1e6)
+    const ms = Math.ceil(this.nowMs + this.#aheadMs - (sec * 1000 + nsec / 1e6))
+    return Math.max(-MOST_AGE_MS, Math.min(ms, MOST_AGE_MS)) | 0
   }
 
   /** `dirMs`: for how long the guest has a lease on the directory; 0: it has none. */
@@ -111,7 +115,7 @@ export class LeasedReplies {
     if (this.#identities.ofNode(nodeid, this.#key) === NO_INODE) return 0
     this.#readClock()
     if (told) return this.#grant(looked, own, time.sec, time.nsec)
-    return this.#leases.grant(this.#key, looked, own, Number.NaN, this.nowMs)
+    return this.#leases.grant(this.#key, looked, own, AGE_UNKNOWN, tickOf(this.nowMs))
   }
 
   /** As `leaseDirectory`, for the directory that is open as `fh`. */

@@ -46,6 +46,8 @@ export const CHANGE_MS = 4000
 const RENEW_MS = 500
 /** Who takes longer to announce a change may not trust what he saw by the clock then. */
 const STALL_MS = 200
+/** No inode changed last so far in the future. */
+export const AGE_UNKNOWN = -0x4000_0000
 /** `begin` says to look again when the table has no slot to spare right now. */
 const AGAIN_MS = TICK_MS
 
@@ -157,19 +159,18 @@ export class Leases {
   /**
    * Gives this guest a lease on what it saw of `key` after `looked`. `own`: the answer belongs to this
    * guest's own change of that inode, which is under way. `ageMs`: how long ago it changed last, as its
-   * ctime says; NaN (default): not known. `nowMs`: `clockMs`, read since the inode was looked at.
+   * ctime says; AGE_UNKNOWN (default): not known. `now`: the tick of `clockMs`, read since the inode was looked at.
    * Returns for how many milliseconds the guest may cache that; 0: not at all.
    */
   grant(
     key: InodeKey,
     looked: number,
     own: boolean,
-    ageMs = Number.NaN,
-    nowMs = this.#nowMs(),
+    ageMs: number = AGE_UNKNOWN,
+    now = this.#now,
   ): number {
     if (this.leaseMs === 0 || this.damaged) return 0
     const table = this.#table
-    const now = tickOf(nowMs)
     table.seek(key)
     const found = table.find()
     const slot = found >= 0 ? found : table.insert(now)

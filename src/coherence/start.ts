@@ -61,7 +61,8 @@ function over(
   onDamage: () => void,
 ): Coherence {
   const { clockOffsetMs = 0 } = options
-  const nowMs = options.nowMs ?? (() => context.nowUs() / 1000 - clockOffsetMs)
+  // Whole: a fraction that one function hands to another is an object of its own (as are 2^31 ms, 24 days).
+  const nowMs = options.nowMs ?? (() => Math.floor(context.nowUs() / 1000 - clockOffsetMs))
   const leases = new Leases(table, { ...options, nowMs, guest, onDamage })
   const sizes = new SizeLocks(context, options.tableFd, table)
   const mappings = new MappingLeases(table, leases, sizes, inner.identities!, { guest, nowMs })
