@@ -18,8 +18,10 @@
  *
  * `guard`, `lease`, `change`, `conflict` are a number of 12 bits above a tick of 20 bits. A tick is 4 ms of
  * CLOCK_MONOTONIC of the host (not of a time namespace); ticks are compared modulo 2^20 (70 minutes), and one lies ahead only if it does so by no
- * more than MOST_AHEAD: whatever else a word may hold counts as past. Every daemon clears words that are long past, a
- * part of the table at a time, all of it in half an hour: else they would lie ahead again when the ticks come round.
+ * more than MOST_BELIEVED: whatever else a word may hold counts as past. Nobody writes one that is more than MOST_AHEAD
+ * ahead; the rest is for who was stopped since he read the clock: to him the words of others lie further ahead.
+ * Every daemon clears words that are long past, a part of the table at a time, all of it in half an hour: else they
+ * would lie ahead again when the ticks come round.
  *
  *     lease     (guest, end)        the guest may use what it has cached until then; MANY: several guests
  *     change    (guest, end)        ahead: a change is under way, nobody gets a lease; past: when the last ended
@@ -61,6 +63,8 @@ export const TICK_MS = 4
 const TICK_MASK = 0xfffff
 /** No lease or change ends later than so many ticks (8 s) from now. */
 export const MOST_AHEAD = 2000
+/** What ends later than that, as the reader's clock was, is taken for past. */
+export const MOST_BELIEVED = 2 * MOST_AHEAD
 const OWNER_SHIFT = 20
 
 /** Numbers of guests are 1 to this. */
@@ -113,7 +117,7 @@ export function packConflict(level: number, dataCount: number, tick: number): nu
 export function ticksLeft(word: number, now: number): number {
   if (ownerOf(word) === NONE) return 0
   const left = (word - now) & TICK_MASK
-  return left <= MOST_AHEAD ? left : 0
+  return left <= MOST_BELIEVED ? left : 0
 }
 
 /** Ticks since `word`'s; more than half an hour counts as for ever. */

@@ -1,6 +1,13 @@
 /** Leases with a clock moved by hand: no promise is broken, no change waits for ever, what is shared settles. */
 import test from 'ava'
-import { MOST_AHEAD, pack, Slot, tickOf, TICK_MS } from '../../protocol/version-table/layout.js'
+import {
+  MOST_AHEAD,
+  MOST_BELIEVED,
+  pack,
+  Slot,
+  tickOf,
+  TICK_MS,
+} from '../../protocol/version-table/layout.js'
 import type { Change } from '../../src/coherence/change.js'
 import { longLeaseMs } from '../../src/coherence/options.js'
 import { QUIET_MS, SETTLED_MS } from '../../src/coherence/contention.js'
@@ -470,7 +477,7 @@ const ROUND_MS = 2 ** 20 * TICK_MS
 
 test('when ticks begin anew, words that were never written are no leases, changes or guards', t => {
   const { all, clock } = scene()
-  clock.ms = ROUND_MS - MOST_AHEAD * TICK_MS
+  clock.ms = ROUND_MS - MOST_BELIEVED * TICK_MS
   for (let ino = 1; clock.ms < ROUND_MS + 1000; ino++, clock.ms += 200) {
     t.is(apply(all[0]!, clock, changeOf(ino)), 0)
     t.true(lease(all[0]!, ino))

@@ -19,6 +19,7 @@ import {
   HEADER_WORDS,
   MANY,
   MOST_AHEAD,
+  MOST_BELIEVED,
   NONE,
   ownerOf,
   pack,
@@ -69,7 +70,7 @@ test('a word keeps owner and tick, and ticks ahead are told from those past', t 
     fc.property(
       fc.integer({ min: 1, max: MANY }),
       fc.integer({ min: 0, max: 2 ** 48 }),
-      fc.integer({ min: 0, max: MOST_AHEAD }),
+      fc.integer({ min: 0, max: MOST_BELIEVED }),
       (owner, ms, ahead) => {
         const now = tickOf(ms)
         const word = pack(owner, now + ahead)
@@ -77,7 +78,7 @@ test('a word keeps owner and tick, and ticks ahead are told from those past', t 
         t.is(ticksLeft(word, now), ahead)
         t.is(ticksLeft(pack(NONE, now + ahead), now), 0)
         t.is(ticksSince(pack(owner, now - ahead), now), ahead)
-        t.is(ticksLeft(pack(owner, now + MOST_AHEAD + 1 + ahead), now), 0)
+        t.is(ticksLeft(pack(owner, now + MOST_BELIEVED + 1 + ahead), now), 0)
       },
     ),
   )
@@ -183,6 +184,31 @@ function between<T>(words: Int32Array, tag: number, meanwhile: () => void, use: 
     Atomics.compareExchange = compareExchange
   }
 }
+
+test('who was stopped after he read the clock heeds what others have written since', t => {
+  const { table } = tableInMemory()
+  const bucketOf = (ino: number): number => {
+    table.seek(keyOf(ino))
+    return table.bucket
+  }
+  const now = 10_000
+  for (const stopped of [1, 20, MOST_AHEAD]) {
+    const guard = table.guard(now)
+    t.not(guard, 0)
+    t.is(table.insert(now - stopped), GUARDED)
+    t.is(table.guard(now - stopped), 0)
+    table.unguard(table.bucket, guard)
+  }
+  const same = Array.from({ length: 2000 }, (_, i) => i).filter(
+    ino => bucketOf(ino) === bucketOf(0),
+  )
+  for (const ino of same.slice(0, BUCKET_SLOTS)) {
+    bucketOf(ino)
+    table.swap(table.insert(now), Slot.lease, 0, pack(2, now + MOST_AHEAD))
+  }
+  bucketOf(same[BUCKET_SLOTS]!)
+  for (const stopped of [1, 20, MOST_AHEAD]) t.is(table.insert(now - stopped), FULL)
+})
 
 for (const [what, field, guardedFor] of [
   ['a lease', Slot.lease, 30],
@@ -358,7 +384,7 @@ test('any bytes in the table are harmless', t => {
           t.true(slot === FULL || slot === GUARDED || (slot > HEADER_WORDS && slot < words.length))
           if (slot > 0) {
             table.bump(slot)
-            t.true(ticksLeft(table.word(slot, Slot.lease), 1000) <= MOST_AHEAD)
+            t.true(ticksLeft(table.word(slot, Slot.lease), 1000) <= MOST_BELIEVED)
           }
         }
       },
