@@ -35,6 +35,19 @@ function coldFile(
   return { folder, path, drop }
 }
 
+/** How often the cache is dropped until the disk is late. On a busy machine it may be done before anybody looks. */
+const TRIES = 100
+
+/** Repeats `count` until it counted something. */
+function someTime(t: ExecutionContext, what: string, count: () => number): number {
+  for (let tries = 0; tries < TRIES; tries++) {
+    const counted = count()
+    if (counted > 0) return counted
+  }
+  t.fail(`${what}: never in ${TRIES} times`)
+  return 0
+}
+
 test('a read is tried again until the data is there, but not while there is other work', t => {
   const file = coldFile(t)
   if (file === undefined) {
@@ -49,21 +62,26 @@ test('a read is tried again until the data is there, but not while there is othe
   const read = (page: number, forUs: number): number =>
     context.readv(fd, 0, 1, 0, PAGE, page * PAGE, RWF_NOWAIT, forUs)
 
-  let cold = 0
-  for (let page = 0; page < PAGES; page += 8) {
-    if (read(page, 0) === EAGAIN) cold++
-    t.is(read(page, LONG_US), PAGE)
-    t.is(guest[0], page)
-  }
-  t.true(cold > 0)
+  someTime(t, 'a page was not there at once', () => {
+    file.drop()
+    let cold = 0
+    for (let page = 0; page < PAGES; page += 8) {
+      if (read(page, 0) === EAGAIN) cold++
+      t.is(read(page, LONG_US), PAGE)
+      t.is(guest[0], page)
+    }
+    return cold
+  })
 
   // A finished job is work.
   t.is(context.submit(PoolCall.fsync, 1, fd, 0), 0)
   t.is(context.wait(30_000, 0), 0)
-  file.drop()
-  let left = 0
-  for (let page = 0; page < PAGES; page += 8) if (read(page, LONG_US) === EAGAIN) left++
-  t.true(left > 0)
+  someTime(t, 'a page was left to others', () => {
+    file.drop()
+    let left = 0
+    for (let page = 0; page < PAGES; page += 8) if (read(page, LONG_US) === EAGAIN) left++
+    return left
+  })
   t.is(context.reap(), 1)
   t.is(read(0, LONG_US), PAGE)
 })
@@ -86,13 +104,10 @@ test('what is cold is read right, whether other requests wait or not', t => {
     return h.request.lastToken - before
   }
   // It depends on the disk how many fewer: what it reads ahead meanwhile is there at the next look.
-  let tries = 0
-  for (let fewer = false; !fewer; tries++) {
-    if (tries === 10) throw new Error('it hands over more when nobody else waits')
-    const among = handedOver(false)
-    t.true(among > 0)
-    fewer = handedOver(true) <= among
-  }
+  someTime(t, 'no more were handed over when nobody else waited', () => {
+    const among = someTime(t, 'a read was handed over', () => handedOver(false))
+    return handedOver(true) <= among ? 1 : 0
+  })
   h.release(nodeid, fh)
 })
 
