@@ -21,9 +21,9 @@
 namespace vfsd {
 
 constexpr int kMailSlots = 16;
-// Slots that no argument uses: jobs in flight, how long the last sleep was and when it ended, when changes were
-// looked for last.
-constexpr int kMailJobs = 12, kMailSleptUs = 13, kMailWokeUs = 14, kMailPolledUs = 15;
+// Slots that no argument uses: jobs in flight, for how long the last wait slept and when it was (its end, where it may
+// block), when changes were looked for last.
+constexpr int kMailJobs = 12, kMailSleptUs = 13, kMailWaitedUs = 14, kMailPolledUs = 15;
 constexpr int kMaxRings = 65;
 constexpr int kMaxReady = 64;
 constexpr int kMaxMessageFds = 32;
@@ -248,7 +248,7 @@ int64_t callEventSignal(Context& c, const double* a);
 int64_t callPollNow(Context& c, const double* a);
 // Spins for `forUs` microseconds at least. True, and at once: a watched ring has moved past what JavaScript took, or
 // a job is finished.
-bool spin(Context& c, uint64_t forUs);
+bool spin(Context& c, int64_t until);
 // Of CLOCK_MONOTONIC.
 int64_t microseconds();
 // How a descriptor takes a signal. The numbers are SignalKind of src/native/addon.ts.

@@ -102,8 +102,7 @@ int64_t microseconds() {
   return static_cast<int64_t>(now.tv_sec) * 1000000 + now.tv_nsec / 1000;
 }
 
-bool spin(Context& c, uint64_t forUs) {
-  const int64_t until = microseconds() + static_cast<int64_t>(forUs);
+bool spin(Context& c, int64_t until) {
   for (;;) {
     for (int i = 0; i < 64; i++) {
       if (workWaits(c)) return true;
@@ -163,13 +162,10 @@ int64_t callWait(Context& c, const double* a) {
   // Work in a ring or a finished job needs no look at the descriptors: the caller has them looked at
   // now and then while there is work.
   const bool mayBlock = timeoutMs != 0;
-  if (spinUs > 0 && (spin(c, spinUs) || !mayBlock)) {
-    if (mayBlock) {
-      c.mail[kMailSleptUs] = 0;
-      c.mail[kMailWokeUs] = static_cast<double>(microseconds());
-    }
-    return 0;
-  }
+  const int64_t began = microseconds();
+  c.mail[kMailWaitedUs] = static_cast<double>(began);
+  c.mail[kMailSleptUs] = 0;
+  if (spinUs > 0 && (spin(c, began + static_cast<int64_t>(spinUs)) || !mayBlock)) return 0;
   if (mayBlock) {
     // Announce the sleep, then look once more: a job that finishes now either sees the flag and
     // signals, or is seen here.
@@ -185,7 +181,7 @@ int64_t callWait(Context& c, const double* a) {
     c.pool->sleeping.store(false, std::memory_order_seq_cst);
     const int64_t after = microseconds();
     c.mail[kMailSleptUs] = static_cast<double>(after - before);
-    c.mail[kMailWokeUs] = static_cast<double>(after);
+    c.mail[kMailWaitedUs] = static_cast<double>(after);
   }
   if (count < 0) return errno == EINTR ? 0 : -errno;
   int ready = 0;

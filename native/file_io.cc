@@ -73,7 +73,7 @@ int64_t io(Context& c, const double* a, bool reading, uint64_t forUs) {
   int64_t moved = transfer(reading, fd, c.iov, offset, flags, c.pool->stop);
   if (moved == -EAGAIN && forUs > 0) {
     const int64_t until = microseconds() + static_cast<int64_t>(forUs);
-    while (moved == -EAGAIN && microseconds() < until && !spin(c, kRetryUs))
+    while (moved == -EAGAIN && microseconds() < until && !spin(c, microseconds() + kRetryUs))
       moved = transfer(reading, fd, c.iov, offset, flags, c.pool->stop);
   }
   if (logged) markRanges(*c.dirty, c.ranges, moved);

@@ -270,8 +270,8 @@ export class Device implements VhostDevice {
     this.counters.sleeps++
     // How long the pool takes says nothing of when the guest comes back.
     const forGuest = this.#server.pendingCount === 0
-    // As of the last sleep: what is due meanwhile waits a little longer.
-    const sleepMs = sooner(this.#sleepMs(this.#context.wokeUs / 1000), mostMs)
+    // As of the last look for other work, some turns ago: what is due waits a little longer.
+    const sleepMs = sooner(this.#sleepMs(this.#context.waitedUs / 1000), mostMs)
     const ready = this.#context.wait(lingers ? sooner(LINGER_MS, sleepMs) : sleepMs, 0)
     const { sleptUs } = this.#context
     for (const queue of this.#serving) queue.disableKicks()

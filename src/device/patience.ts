@@ -11,8 +11,8 @@
 
 /**
  * How long a FORGET or its signal may lie. More than a tick of the slowest kernel (10 ms): each sleep ends by it, and a
- * timer that comes before the tick is set in the hardware for each of them, which in a virtual machine takes 3 us each
- * way (with 1 ms a sleep cost twice as much CPU).
+ * timer that comes before the tick is set in the hardware each time, which is dear in a virtual machine: with 1 ms LOOKUP and
+ * FORGET took twice as much CPU.
  */
 export const LINGER_MS = 20
 

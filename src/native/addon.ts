@@ -25,7 +25,7 @@ export const MAIL_SLOTS = 16
 /** Slots that keep what the shim put there, whatever is called next: see `Context` for what. */
 export const MAIL_JOBS = 12
 export const MAIL_SLEPT_US = 13
-export const MAIL_WOKE_US = 14
+export const MAIL_WAITED_US = 14
 export const MAIL_POLLED_US = 15
 /** Rings that `wait` can watch while it spins: hiprio and up to 64 request queues. */
 export const MAX_RINGS = 65

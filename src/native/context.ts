@@ -11,7 +11,7 @@ import {
   MAIL_POLLED_US,
   MAIL_SLEPT_US,
   MAIL_SLOTS,
-  MAIL_WOKE_US,
+  MAIL_WAITED_US,
   native,
   type PoolCall,
   type RawContext,
@@ -264,13 +264,13 @@ export class Context {
     this.raw.wait()
     return m[0]!
   }
-  /** For how long the last `wait` with a `timeoutMs` other than 0 blocked. */
+  /** For how long the last `wait` blocked. */
   get sleptUs(): number {
     return this.#mail[MAIL_SLEPT_US]!
   }
-  /** When the last `wait` with a `timeoutMs` other than 0 ended, as `nowUs`. */
-  get wokeUs(): number {
-    return this.#mail[MAIL_WOKE_US]!
+  /** When the last `wait` ended, if it was to block, or began, as `nowUs`. */
+  get waitedUs(): number {
+    return this.#mail[MAIL_WAITED_US]!
   }
 
   /**
