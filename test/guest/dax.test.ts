@@ -177,7 +177,8 @@ daxTest(
         set -e
         cp check /tmp/check
         for i in $(seq 0 ${count - 1}); do /tmp/check touch f$i 900000; done
-        echo cut now; while [ ! -e heard ]; do sleep 0.1; done
+        # Sizes are cached for a second.
+        echo cut now; while [ ! -e heard ]; do sleep 0.1; done; sleep 3
         for i in $(seq 0 ${count - 1}); do
           st=0; /tmp/check touch f$i 900000 || st=$?; echo after $st
           [ $i = 0 ] || /tmp/check touch f$i 4000
