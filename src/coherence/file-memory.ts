@@ -103,11 +103,14 @@ export class FileMemories {
     const file = this.#files.get(nodeid)
     if (file === undefined) return false
     const changed = version !== 0 && version !== file.version && dataCount !== file.dataCount
+    // Who was told before has had a lease on that, which was over before others could change it: an mtime that was
+    // not set by hand is another.
     const shows =
-      file.mtimeNsec >= 0 &&
-      (attr.mtimeSec !== file.mtimeSec ||
-        attr.mtimeNsec !== file.mtimeNsec ||
-        (file.sizeBytes >= 0 && attr.sizeBytes !== file.sizeBytes))
+      file.mtimeNsec < 0
+        ? attr.mtimeSec === attr.ctimeSec && attr.mtimeNsec === attr.ctimeNsec
+        : attr.mtimeSec !== file.mtimeSec ||
+          attr.mtimeNsec !== file.mtimeNsec ||
+          (file.sizeBytes >= 0 && attr.sizeBytes !== file.sizeBytes)
     const hidden = changed && !shows
     if (hidden) attr.mtimeNsec ^= 1
     file.version = version
