@@ -10,10 +10,11 @@
  */
 
 /**
- * How long a FORGET or its signal may lie. A longer time (20 ms) is cheaper, as its timer does not come before the scheduler's
- * tick, but then guests were seen to hang when they end.
+ * How long a FORGET or its signal may lie. More than a scheduler's tick (4 ms with HZ=250): a timer that comes
+ * before it is one more for the host's clock to be set to, with every sleep. A guest that unmounts or removes the
+ * device waits for its last FORGET so long.
  */
-export const LINGER_MS = 1
+export const LINGER_MS = 10
 
 const IN_VAIN = 4
 const MOST_PAUSES = 256
