@@ -5,7 +5,7 @@
  */
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
+import { scriptArguments } from '../arguments.js'
 import { type DaxBench, daxBench } from './dax-run.js'
 import { describeMachine, machine } from './report.js'
 
@@ -42,7 +42,7 @@ function table({ rows, map, unmap }: DaxBench, heading: readonly string[]): stri
 }
 
 async function main(): Promise<number> {
-  const { values } = parseArgs({
+  const { values } = scriptArguments(import.meta.url, {
     options: {
       rounds: { type: 'string', default: '5' },
       mib: { type: 'string', default: '32' },

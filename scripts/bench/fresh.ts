@@ -12,7 +12,7 @@
  */
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
+import { scriptArguments } from '../arguments.js'
 import { Daemon } from '../lab/daemon.js'
 import { installedProgram, processTree, programFrom } from './contestants.js'
 import { buildDriver, Driver } from './driver.js'
@@ -83,7 +83,7 @@ async function freshRun(
 }
 
 async function main(): Promise<void> {
-  const { values } = parseArgs({
+  const { values } = scriptArguments(import.meta.url, {
     options: {
       runs: { type: 'string', default: '7' },
       ops: { type: 'string', default: '300' },

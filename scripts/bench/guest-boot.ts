@@ -63,6 +63,16 @@ export function describeGuests(pinned: boolean): string {
   return `user-mode Linux ${kernel}, ${placed}`
 }
 
+/**
+ * Arguments of one of our daemons, or of the peer, for a way to cache: those of `--cache`, and `strict`, for which the
+ * peer has `never`. `table`: where the daemons of the guests meet.
+ */
+export function cacheArgs(cache: string, table: string, contestant = 'ours'): readonly string[] {
+  if (cache !== 'strict') return [`--cache=${cache}`]
+  if (contestant === 'peer') return ['--cache=never']
+  return ['--cache=auto', '--coherence=strict', `--version-table=${table}`]
+}
+
 /** CPU time of processes and their ended threads, in seconds. */
 function cpuSeconds(pids: readonly number[]): number {
   let ticks = 0

@@ -37,6 +37,10 @@ function caches(results: GuestResults): readonly string[] {
   return [...new Set(results.summaries.map(one => one.cache))]
 }
 
+function describeCache(cache: string): string {
+  return cache === 'strict' ? '--coherence=strict (the peer: --cache=never)' : `--cache=${cache}`
+}
+
 function peerOf(results: GuestResults, like: GuestSummary): GuestSummary | undefined {
   return results.summaries.find(
     one => one.contestant === 'peer' && one.step === like.step && one.cache === like.cache,
@@ -59,7 +63,7 @@ function table(results: GuestResults): string {
   ]
   for (const cache of caches(results))
     for (const name of rivals(results)) {
-      lines.push('', `## ${name}, --cache=${cache}`, '')
+      lines.push('', `## ${name}, ${describeCache(cache)}`, '')
       lines.push(
         '| step | s | peer s | speed | daemon s | peer s |',
         '|---|---:|---:|---:|---:|---:|',
@@ -88,7 +92,7 @@ function plot(results: GuestResults, cache: string): string {
     }),
   }))
   return barChart({
-    title: `Speed in a guest, --cache=${cache}, against ${results.machine.peer}`,
+    title: `Speed in a guest, ${describeCache(cache)}, against ${results.machine.peer}`,
     caption: describeMachine(results.machine),
     series,
     groups,

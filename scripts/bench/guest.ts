@@ -1,8 +1,11 @@
 /**
  * The bench inside real guests: our daemon and Rust virtiofsd in turn, the same steps in the same kernel.
  *
- *   npm run bench:guest -- [--rounds 3] [--caches auto,never] [--contestants ours,peer]
+ *   npm run bench:guest -- [--rounds 3] [--caches auto,never,strict] [--contestants ours,peer]
  *                          [--steps PREFIXES] [--no-pin] [--out FOLDER]
+ *
+ * With `strict` guests that see one another's changes at once are compared: ours with --coherence=strict, the peer
+ * with --cache=never, as it has nothing else for them.
  *
  * The guest is user-mode Linux. Rust virtiofsd does not serve the 6.1 of Debian 12; UML_CHROOT names
  * the root of a newer Debian with user-mode-linux in it, whose kernel is used instead. PEER and OURS are
@@ -10,11 +13,11 @@
  * unless --no-pin says otherwise: left to the scheduler, they share one now and then, and times differ by three.
  * And the guest's CPU never sleeps; see guest-steps.
  */
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
+import { scriptArguments } from '../arguments.js'
 import { type Contestant, contestants, installedProgram, peerVersion } from './contestants.js'
-import { boot, describeGuests, type Samples } from './guest-boot.js'
+import { boot, cacheArgs, describeGuests, type Samples } from './guest-boot.js'
 import { type GuestSummary, writeGuestResults } from './guest-report.js'
 import { machine } from './report.js'
 import { median } from './statistics.js'
@@ -27,13 +30,16 @@ async function bootOnce(
   steps: readonly Step[],
   pinned: boolean,
 ): Promise<Samples> {
-  const sharedDir = mkdtempSync('/dev/shm/virtiofsd-guest-')
+  const scratch = mkdtempSync('/dev/shm/virtiofsd-guest-')
+  const sharedDir = join(scratch, 'share')
   try {
+    mkdirSync(sharedDir)
     makeGuestTree(sharedDir)
     const label = `${contestant.name} ${cache}`
-    return await boot({ contestant, sharedDir, args: [`--cache=${cache}`], steps, pinned, label })
+    const args = cacheArgs(cache, join(scratch, 'table'), contestant.name)
+    return await boot({ contestant, sharedDir, args, steps, pinned, label })
   } finally {
-    rmSync(sharedDir, { recursive: true, force: true })
+    rmSync(scratch, { recursive: true, force: true })
   }
 }
 
@@ -59,10 +65,10 @@ function summaries(
 }
 
 async function main(): Promise<number> {
-  const { values } = parseArgs({
+  const { values } = scriptArguments(import.meta.url, {
     options: {
       rounds: { type: 'string', default: '3' },
-      caches: { type: 'string', default: 'auto,never' },
+      caches: { type: 'string', default: 'auto,never,strict' },
       contestants: { type: 'string', default: 'ours,peer' },
       steps: { type: 'string', default: '' },
       'no-pin': { type: 'boolean', default: false },

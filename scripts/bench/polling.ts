@@ -10,7 +10,7 @@
  */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
+import { scriptArguments } from '../arguments.js'
 import { type Contestant, contestants, Running } from './contestants.js'
 import type { Measurement } from './driver.js'
 import { describeMachine, machine } from './report.js'
@@ -19,7 +19,7 @@ import { makeMemoryTree } from './tree.js'
 
 const ROW = 'getattr'
 
-const { values } = parseArgs({
+const { values } = scriptArguments(import.meta.url, {
   options: {
     rounds: { type: 'string', default: '3' },
     ms: { type: 'string', default: '1000' },

@@ -10,9 +10,9 @@
  */
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
+import { scriptArguments } from '../arguments.js'
 import { type Contestant, contestants, installedProgram } from './contestants.js'
-import { boot, describeGuests, type Samples } from './guest-boot.js'
+import { boot, cacheArgs, describeGuests, type Samples } from './guest-boot.js'
 import { describeMachine, machine } from './report.js'
 import { median } from './statistics.js'
 import { makeGuestTree, type Step, STEPS } from './workloads.js'
@@ -22,12 +22,6 @@ const DEFAULT_STEPS = 'first use,find,stat storm,git status,untar,compile'
 /** Repeats the steps until the measured guest is done. */
 const AGAIN = 100
 const IDLE: Step = { name: 'idle', command: 'sleep 3600' }
-
-function modeArgs(mode: string, table: string): readonly string[] {
-  return mode === 'strict'
-    ? ['--cache=auto', '--coherence=strict', `--version-table=${table}`]
-    : [`--cache=${mode}`]
-}
 
 /** The steps once in one guest, beside another. */
 async function measure(
@@ -46,7 +40,7 @@ async function measure(
     const common = {
       contestant,
       sharedDir,
-      args: modeArgs(mode, join(scratch, 'table')),
+      args: cacheArgs(mode, join(scratch, 'table')),
     }
     const stop = new AbortController()
     const repeated = Array.from({ length: AGAIN }, () => steps).flat()
@@ -80,7 +74,7 @@ function ratio(strict: number | undefined, of: number | undefined): string {
 }
 
 async function main(): Promise<number> {
-  const { values } = parseArgs({
+  const { values } = scriptArguments(import.meta.url, {
     options: {
       rounds: { type: 'string', default: '3' },
       modes: { type: 'string', default: 'strict,auto,never' },

@@ -12,7 +12,7 @@
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { cpus, loadavg, tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
+import { scriptArguments } from '../arguments.js'
 import {
   type Contestant,
   contestants,
@@ -48,9 +48,8 @@ interface Cell {
   readonly counted: Map<string, Measurement>
 }
 
-async function readSettings(argv: readonly string[]): Promise<Settings> {
-  const { values } = parseArgs({
-    args: [...argv],
+async function readSettings(): Promise<Settings> {
+  const { values } = scriptArguments(import.meta.url, {
     options: {
       rounds: { type: 'string', default: '5' },
       ms: { type: 'string', default: '300' },
@@ -177,7 +176,7 @@ function describeRun({ rounds, ms, wait, pin }: Settings): string {
 }
 
 async function main(): Promise<number> {
-  const settings = await readSettings(process.argv.slice(2))
+  const settings = await readSettings()
   const memory = mkdtempSync('/dev/shm/virtiofsd-bench-')
   const disk = mkdtempSync(join(process.env.BENCH_DISK ?? tmpdir(), 'virtiofsd-bench-'))
   // Of all guests in turn, for the same reason as the large files.

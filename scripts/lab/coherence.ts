@@ -28,7 +28,7 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { Duplex } from 'node:stream'
 import { fileURLToPath } from 'node:url'
-import { parseArgs } from 'node:util'
+import { scriptArguments } from '../arguments.js'
 import { packageFile } from '../../src/native/addon.js'
 import { Daemon } from './daemon.js'
 import { runUml, TAG } from './uml.js'
@@ -413,7 +413,7 @@ async function untilRight(
 }
 
 async function main(): Promise<void> {
-  const { values, positionals } = parseArgs({
+  const { values, positionals } = scriptArguments(import.meta.url, {
     allowPositionals: true,
     options: {
       guests: { type: 'string', default: '2' },

@@ -118,7 +118,8 @@ function boot(
 ): Promise<GuestResult> {
   const limitMs = options.timeoutMs ?? 600_000
   return new Promise((done, failed) => {
-    const child = spawn(program!, [...first, ...args], {
+    // It goes with this process, also when that is killed.
+    const child = spawn('setpriv', ['--pdeathsig', 'KILL', program!, ...first, ...args], {
       stdio: options.interactive === true ? 'inherit' : ['ignore', 'pipe', 'pipe', 'pipe'],
       // A group of its own, so that a hung kernel's helper processes go with it.
       detached: options.interactive !== true,

@@ -38,6 +38,7 @@ import type { InodeKey } from '../vfs/identities.js'
 import type { Change } from './change.js'
 import { Contention, QUIET_MS } from './contention.js'
 import { longLeaseMs } from './options.js'
+import { SlotCounts } from './slot-counts.js'
 import { FULL, type VersionTable } from './version-table.js'
 
 /** A change that is announced and not renewed ends by itself: its daemon is gone. */
@@ -103,7 +104,7 @@ export class Leases {
   readonly #contention: Contention
   readonly #onDamage: () => void
   /** Own changes under way, by slot. */
-  readonly #active = new Map<number, number>()
+  readonly #active = new SlotCounts()
   /** Own changes under way of inodes that have no slot. */
   readonly #guarding = new Set<Change>()
   #renewedAt = 0
@@ -208,7 +209,7 @@ export class Leases {
 
   #isChanging(slot: number, change: number, now: number, own: boolean): boolean {
     if (ticksLeft(change, now) === 0) return false
-    return !own || ownerOf(change) !== this.#guest || this.#active.get(slot) !== 1
+    return !own || ownerOf(change) !== this.#guest || this.#active.of(slot) !== 1
   }
 
   #mayCache(slot: number, conflict: number, change: number, now: number, own: boolean): boolean {
@@ -246,7 +247,7 @@ export class Leases {
     const table = this.#table
     const version = table.word(slot, Slot.version)
     // Nobody but us has changed it: `#isChanging` has seen to that.
-    if (own && this.#active.get(slot) === 1) return true
+    if (own && this.#active.of(slot) === 1) return true
     if (((version - looked) | 0) <= 0) return true
     // A version that the clock has not reached is 2^31 changes old.
     const { clock } = table
@@ -314,7 +315,7 @@ export class Leases {
     this.counters.changes++
     for (let i = 0; i < change.count; i++) {
       const slot = change.slots[i]!
-      if (slot >= 0) this.#active.set(slot, (this.#active.get(slot) ?? 0) + 1)
+      if (slot >= 0) this.#active.add(slot)
       else if (change.guards[i] !== 0) this.#guarding.add(change)
     }
     return 0
@@ -439,12 +440,7 @@ export class Leases {
         table.advance()
         change.after[i] = 0
       }
-      const others = this.#active.get(slot)! - 1
-      if (others > 0) {
-        this.#active.set(slot, others)
-        continue
-      }
-      this.#active.delete(slot)
+      if (this.#active.remove(slot) > 0) continue
       // With several writers nobody knows who is the last: it ends by time.
       const word = table.word(slot, Slot.change)
       if (ownerOf(word) === this.#guest && ticksLeft(word, now) > 0)
@@ -469,7 +465,7 @@ export class Leases {
     if (ms - this.#renewedAt < RENEW_MS) return
     this.#renewedAt = ms
     const now = tickOf(ms)
-    for (const slot of this.#active.keys()) {
+    for (const slot of this.#active.slots()) {
       const word = this.#table.word(slot, Slot.change)
       const owner = ownerOf(word) === this.#guest ? this.#guest : MANY
       this.#table.swap(slot, Slot.change, word, pack(owner, now + ticksFor(CHANGE_MS)))
@@ -482,6 +478,6 @@ export class Leases {
 
   /** Changes are under way. */
   get busy(): boolean {
-    return this.#active.size > 0 || this.#guarding.size > 0
+    return this.#active.total > 0 || this.#guarding.size > 0
   }
 }

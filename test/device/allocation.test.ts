@@ -77,8 +77,6 @@ for (const { what, keepsMetadata, passthrough, leases } of modes)
     })
     observer.observe({ entryTypes: ['gc'] })
     for (const kind of HOT_KINDS) {
-      // A change under way is noted in a map: 150 bytes.
-      if (kind === 'write' && leases === true) continue
       const ask = hot.prepare(kind)
       ask(WARM_UP)
       for (let look = 1; ; look++) {
