@@ -29,6 +29,11 @@ export const Token = {
 
 /** Requests of one ring served before its driver is signalled and the next ring has its turn. */
 const BATCH = 16
+/**
+ * So many answers wake the guest, where there are twice as many to come. With one it is done with it before the next
+ * ones are there, and sleeps again; with eight it is waited for.
+ */
+const WAKING = 4
 /** Finished jobs answered before drivers are signalled and the rings looked at. */
 const REAPED_BATCH = 8
 /** Turns with ring work after which the socket is looked at all the same; a power of two. */
@@ -344,6 +349,8 @@ export class Device implements VhostDevice {
     const { index } = queue
     this.counters.batches++
     const most = Math.min(available, BATCH)
+    // One of the first answers wakes a guest that sleeps, so that it works while the rest of the batch is done.
+    const early = most < 2 * WAKING ? 0 : WAKING - 1
     this.#server.fs.renew()
     for (let i = 0; i < most; i++) {
       const head = queue.pop()
@@ -358,8 +365,7 @@ export class Device implements VhostDevice {
       if (this.#server.spreadCount > 0) this.#reap()
       // A lease runs from now on: the next request may take longer than it lasts beyond what the guest was told.
       const promised = this.#waits?.promised() === true
-      // The first answer wakes a guest that sleeps, so that it works while the rest of the batch is done.
-      if ((i === 0 && answered) || promised) this.#signal(index)
+      if ((i === early && answered) || promised) this.#signal(index)
     }
     this.#signal(index)
   }
