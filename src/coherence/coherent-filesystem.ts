@@ -66,6 +66,7 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     const looked = this.#leases.look()
     const outcome = this.inner.lookup(request, parent, name, entry)
     if (outcome < 0 && outcome !== -Errno.ENOENT) return outcome
+    this.#replies.readClock()
     const leasedMs = this.#replies.leaseDirectory(parent, looked, false)
     if (outcome >= 0) {
       this.#replies.entry(entry, leasedMs, looked)
@@ -80,7 +81,9 @@ export class CoherentFileSystem extends ForwardingFileSystem {
   override getattr(request: Request, nodeid: number, fh: number, attr: Attributes): Outcome {
     const looked = this.#leases.look()
     const outcome = this.inner.getattr(request, nodeid, fh, attr)
-    if (outcome >= 0) this.#replies.attributes(nodeid, attr, looked, undefined)
+    if (outcome < 0) return outcome
+    this.#replies.readClock()
+    this.#replies.attributes(nodeid, attr, looked, undefined)
     return outcome
   }
 
@@ -95,6 +98,7 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     if (!sink.plus) return this.inner.readdir(request, nodeid, fh, cookieLow, cookieHigh, sink)
     const looked = this.#leases.look()
     // Asked for before the names are read; whether it holds shows with each of them.
+    this.#replies.readClock()
     const leasedMs = this.#replies.leaseOpenDirectory(fh, looked)
     this.#sink.begin(sink, leasedMs, looked)
     return this.inner.readdir(request, nodeid, fh, cookieLow, cookieHigh, this.#sink)
@@ -129,8 +133,10 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     if (!this.#begin(request, change)) return DEFERRED
     const looked = this.#leases.look()
     const outcome = this.inner.setattr(request, nodeid, fh, set, attr)
-    if (outcome >= 0)
+    if (outcome >= 0) {
+      this.#replies.readClock()
       this.#replies.attributes(nodeid, attr, looked, change.count > 0 ? change : undefined)
+    }
     return this.waits.done(request, outcome)
   }
 
@@ -145,6 +151,7 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     made: boolean,
   ): Outcome {
     if (outcome >= 0) {
+      this.#replies.readClock()
       if (made) this.#replies.made(entry.nodeid)
       const leasedMs = this.#replies.leaseDirectory(parent, looked, change.count > 0)
       this.#replies.entry(entry, leasedMs, looked)
@@ -260,6 +267,7 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     opened: OpenReply,
   ): Outcome {
     if ((flags & O_TRUNC) === 0) {
+      this.#replies.readClock()
       const version = this.#replies.track(nodeid)
       const { dataCount, othersChange } = this.#leases
       const outcome = this.inner.open(request, nodeid, flags, killSuid, opened)
@@ -286,6 +294,7 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     // The cut itself is the guest's own change.
     if (outcome >= 0) {
       const version = change.count > 0 ? change.before[0]! : 0
+      this.#replies.readClock()
       this.#replies.track(nodeid)
       this.#replies.files.opened(nodeid, version, (this.#leases.dataCount - 1) & 511, undefined)
     }
@@ -316,6 +325,7 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     opened.direct.writes = false
     if (outcome >= 0) {
       opened.keepCache = false
+      this.#replies.readClock()
       const version = this.#replies.track(entry.nodeid)
       this.#replies.files.opened(entry.nodeid, version, this.#leases.dataCount, undefined)
     }
@@ -334,6 +344,7 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     const outcome = this.inner.tmpfile(request, parent, flags, mode, entry, opened)
     opened.direct.writes = false
     if (outcome >= 0) {
+      this.#replies.readClock()
       this.#replies.made(entry.nodeid)
       this.#replies.attributes(entry.nodeid, entry.attr, looked, undefined)
     }

@@ -99,6 +99,15 @@ export class Contention {
     return ownerOf(change) === NONE || ticksSince(change, now) > ageTicks(ageMs) + SLACK_TICKS
   }
 
+  /**
+   * Before an inode's change time is known: whatever it is, `isNews` would say no, and `settled` the same. `change` is its
+   * word in the table.
+   */
+  explains(change: number, now: number): boolean {
+    if (ownerOf(change) === NONE) return false
+    return ticksLeft(change, now) > 0 || ticksSince(change, now) <= SLACK_TICKS
+  }
+
   /** After `isNews`: it was a process of the host, and all daemons are told. False: somebody was faster. */
   changedByHost(slot: number, change: number, ageMs: number, now: number): boolean {
     const table = this.#table

@@ -33,13 +33,11 @@ export class LeasedReplies {
     this.#mappings = mappings
   }
 
-  /** Time limits for attributes of `nodeid`, seen after `looked`; `own`: as the answer to that change. */
+  /**
+   * Time limits for attributes of `nodeid`, seen after `looked` and before `readClock`; `own`: as the answer to that
+   * change.
+   */
   attributes(nodeid: number, attr: Attributes, looked: number, own: Change | undefined): void {
-    this.#readClock()
-    this.#attributes(nodeid, attr, looked, own)
-  }
-
-  #attributes(nodeid: number, attr: Attributes, looked: number, own: Change | undefined): void {
     const reported = this.#report(nodeid, attr, looked, own)
     limit(
       attr,
@@ -59,8 +57,8 @@ export class LeasedReplies {
     const { files } = this
     if (this.#identities.ofNode(nodeid, key) === NO_INODE) return false
     if (!files.has(nodeid)) return true
-    const now = this.#leases.versionOf(key)
-    const version = own !== undefined ? own.before[0]! : ((now - looked) | 0) <= 0 ? now : 0
+    const known = this.#leases.versionOf(key, tickOf(this.nowMs))
+    const version = own !== undefined ? own.before[0]! : ((known - looked) | 0) <= 0 ? known : 0
     // Its own change is counted already.
     const dataCount = (this.#leases.dataCount - (own?.data === true ? 1 : 0)) & 511
     const hidden = files.reported(nodeid, version, dataCount, attr)
@@ -69,24 +67,23 @@ export class LeasedReplies {
   }
 
   /** After the host was asked: a lease counts from when what it is about was seen. */
-  #readClock(): void {
+  readClock(): void {
     this.nowMs = this.#leases.clockMs
     if (this.nowMs - this.#aheadAtMs < CLOCKS_MS) return
     this.#aheadAtMs = this.nowMs
     this.#aheadMs = Date.now() - this.nowMs
   }
 
-  /** After `#readClock`. Whole, and bounded: a fraction handed to another function is an object of its own. */
+  /** After `readClock`. Whole, and bounded: a fraction handed to another function is an object of its own. */
   #ageMs(sec: number, nsec: number): number {
     const ms = Math.ceil(this.nowMs + this.#aheadMs - (sec * 1000 + nsec / 1e6))
     return Math.max(-MOST_AGE_MS, Math.min(ms, MOST_AGE_MS)) | 0
   }
 
-  /** `dirMs`: for how long the guest has a lease on the directory; 0: it has none. */
+  /** After `readClock`. `dirMs`: for how long the guest has a lease on the directory; 0: it has none. */
   entry(entry: EntryReply, dirMs: number, looked: number): void {
     limitName(entry, dirMs)
-    this.#readClock()
-    if (dirMs > 0) this.#attributes(entry.nodeid, entry.attr, looked, undefined)
+    if (dirMs > 0) this.attributes(entry.nodeid, entry.attr, looked, undefined)
     else {
       // In a directory that others are changing, what is new changes soon again.
       this.#report(entry.nodeid, entry.attr, looked, undefined)
@@ -101,21 +98,32 @@ export class LeasedReplies {
     limitName(entry, dirMs)
   }
 
-  /** The guest has just made the inode of `nodeid`. */
+  /** The guest has just made the inode of `nodeid`; after `readClock`. */
   made(nodeid: number): void {
-    if (this.#identities.ofNode(nodeid, this.#key) !== NO_INODE) this.#leases.made(this.#key)
+    const known = this.#identities.ofNode(nodeid, this.#key) !== NO_INODE
+    if (known) this.#leases.made(this.#key, tickOf(this.nowMs))
   }
 
-  /** A lease on the names of directory `nodeid`, in milliseconds. `own`: as the answer to a change of the guest's own. */
+  /**
+   * A lease on the names of directory `nodeid`, in milliseconds. `own`: as the answer to a change of the guest's own.
+   * After `readClock`; reads it again when it had to ask the host.
+   */
   leaseDirectory(nodeid: number, looked: number, own: boolean): number {
     if (this.#leases.leaseMs === 0) return 0
-    const time = this.#time
-    // The time of its own change is no news.
-    const told = !own && this.#identities.lastChange(nodeid, time)
     if (this.#identities.ofNode(nodeid, this.#key) === NO_INODE) return 0
-    this.#readClock()
-    if (told) return this.#grant(looked, own, time.sec, time.nsec)
+    if (!own && this.#timeOfDirectory(nodeid))
+      return this.#grant(looked, own, this.#time.sec, this.#time.nsec)
     return this.#leases.grant(this.#key, looked, own, AGE_UNKNOWN, tickOf(this.nowMs))
+  }
+
+  /** Fills the time. False: it does not matter. The key is filled. */
+  #timeOfDirectory(nodeid: number): boolean {
+    if (this.#identities.lastChange(nodeid, this.#time, false)) return true
+    // A guest's change is no news: no need to ask the host again and again about a directory that is being filled.
+    if (this.#leases.justChanged(this.#key, tickOf(this.nowMs))) return false
+    const told = this.#identities.lastChange(nodeid, this.#time, true)
+    this.readClock()
+    return told
   }
 
   /** As `leaseDirectory`, for the directory that is open as `fh`. */
@@ -130,10 +138,10 @@ export class LeasedReplies {
     return known && this.#mappings.byOthers(this.#key)
   }
 
-  /** The version of a file about to be opened; 0: it cannot be told later whether it has changed. */
+  /** After `readClock`. The version of a file; 0: it cannot be told later whether it has changed. */
   track(nodeid: number): number {
     const known = this.#identities.ofNode(nodeid, this.#key) !== NO_INODE
-    return known ? this.#leases.track(this.#key) : 0
+    return known ? this.#leases.track(this.#key, tickOf(this.nowMs)) : 0
   }
 
   /**
@@ -142,7 +150,7 @@ export class LeasedReplies {
    */
   settledTime(nodeid: number): ChangeTime | undefined {
     const time = this.#time
-    if (!this.#identities.lastChange(nodeid, time)) return undefined
+    if (!this.#identities.lastChange(nodeid, time, true)) return undefined
     const ageMs = Date.now() - (time.sec * 1000 + time.nsec / 1e6)
     return ageMs > CLOCK_STEP_MS ? time : undefined
   }

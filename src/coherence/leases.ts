@@ -125,13 +125,18 @@ export class Leases {
     this.#onDamage = options.onDamage
   }
 
-  /** The table was overwritten or cut short: guests cache nothing any more, and others may see changes late. */
+  /**
+   * The table was overwritten or cut short: guests cache nothing any more, and others may see changes late. As of the
+   * last `look`, `pin` or `begin`.
+   */
   get damaged(): boolean {
-    if (!this.#damaged && !this.#table.intact) {
-      this.#damaged = true
-      this.#onDamage()
-    }
     return this.#damaged
+  }
+
+  #examine(): void {
+    if (this.#damaged || this.#table.intact) return
+    this.#damaged = true
+    this.#onDamage()
   }
 
   get #now(): number {
@@ -140,7 +145,9 @@ export class Leases {
 
   /** Before a file is looked at whose attributes shall get a lease: what `grant` is given. */
   look(): number {
-    return this.#pinned ? this.#pinnedAt : this.#table.clock
+    if (this.#pinned) return this.#pinnedAt
+    this.#examine()
+    return this.#table.clock
   }
 
   /**
@@ -148,6 +155,7 @@ export class Leases {
    * kept: they are as good as at the moment when it last read who has changed what, and that must come after.
    */
   pin(): void {
+    this.#examine()
     this.#pinnedAt = this.#table.clock
     this.#pinned = true
   }
@@ -219,11 +227,21 @@ export class Leases {
     return ticksSince(change, now) >= ticksFor(this.#contention.quietMs(conflict, now))
   }
 
-  /** This guest has made the inode `key` just now. */
-  made(key: InodeKey): void {
+  /**
+   * A guest has changed `key` this moment, or is about to: no change time tells `grant` more than that. `now`: the tick
+   * of `clockMs`.
+   */
+  justChanged(key: InodeKey, now: number): boolean {
+    const table = this.#table
+    table.seek(key)
+    const slot = table.find()
+    return slot >= 0 && this.#contention.explains(table.word(slot, Slot.change), now)
+  }
+
+  /** This guest has made the inode `key` just now, at tick `now`. */
+  made(key: InodeKey, now = this.#now): void {
     if (this.leaseMs === 0 || this.damaged) return
     const table = this.#table
-    const now = this.#now
     table.seek(key)
     const slot = table.insert(now)
     if (slot < 0) return
@@ -260,26 +278,26 @@ export class Leases {
   /** After the same: somebody else is changing that inode. */
   othersChange = false
 
-  /** The version of `key`; 0 when it is not known. */
-  versionOf(key: InodeKey): number {
+  /** The version of `key`, at tick `now`; 0 when it is not known. */
+  versionOf(key: InodeKey, now = this.#now): number {
     this.#table.seek(key)
-    return this.#versionAt(this.#table.find())
+    return this.#versionAt(this.#table.find(), now)
   }
 
   /**
    * As `versionOf`, but makes sure that the inode has a slot from now on: without one a later change
    * would not show.
    */
-  track(key: InodeKey): number {
+  track(key: InodeKey, now = this.#now): number {
     this.#table.seek(key)
-    return this.#versionAt(this.#table.insert(this.#now))
+    return this.#versionAt(this.#table.insert(now), now)
   }
 
-  #versionAt(slot: number): number {
+  #versionAt(slot: number, now: number): number {
     this.othersChange = false
     if (slot < 0) return 0
     const change = this.#table.word(slot, Slot.change)
-    this.othersChange = ticksLeft(change, this.#now) > 0 && ownerOf(change) !== this.#guest
+    this.othersChange = ticksLeft(change, now) > 0 && ownerOf(change) !== this.#guest
     // A change makes a new version first, then counts: read in this order the count is never newer than that.
     this.dataCount = dataCountOf(this.#table.word(slot, Slot.conflict))
     return this.#table.word(slot, Slot.version)
@@ -293,6 +311,7 @@ export class Leases {
    * `force`: it has waited long enough, whatever the table says.
    */
   begin(change: Change, again: boolean, force: boolean): number {
+    this.#examine()
     if (this.damaged) {
       change.count = 0
       return 0
@@ -451,6 +470,7 @@ export class Leases {
 
   /** Wants to be called every SWEEP_MS: see VersionTable. */
   sweep(): void {
+    this.#examine()
     if (!this.damaged) this.#table.sweep(this.#now)
   }
 

@@ -54,6 +54,7 @@ export class LeasingSink implements DirectorySink {
     const to = this.#to!
     if (withEntry) {
       this.#any = this.#dirMs > 0
+      this.#replies.readClock()
       this.#replies.entry(to.entry, this.#dirMs, this.#looked)
     }
     return to.add(nameAt, nameBytes, type, inoLow, inoHigh, cookieLow, cookieHigh, withEntry)

@@ -260,9 +260,13 @@ export class MappingLeases implements MappingRights {
     if (held !== undefined) this.#sizes.release(held.key)
   }
 
-  /** Milliseconds until `look` has something to do; -1: it has not. */
+  /** This guest has seats, which want `look`. */
+  get seated(): boolean {
+    return this.#seats > 0
+  }
+
+  /** Milliseconds until `look` has something to do, while `seated`. */
   get dueMs(): number {
-    if (this.#seats === 0) return -1
     return Math.max(0, Math.ceil(this.#lookedMs + LOOK_MS - this.#nowMs()))
   }
 

@@ -22,7 +22,7 @@ export class OngoingChanges implements Waits {
   readonly #files: FileMemories
   readonly #mappings: MappingLeases
   readonly #sizes: SizeLocks
-  #sweptMs = performance.now()
+  #sweptMs = Number.POSITIVE_INFINITY
   #granted = 0
   /** The change of the request in hand; it stays there when the back end throws. */
   #change: Change | undefined
@@ -137,19 +137,25 @@ export class OngoingChanges implements Waits {
     return any
   }
 
-  get upkeepMs(): number {
-    const sweepMs = Math.max(0, Math.ceil(this.#sweptMs + SWEEP_MS - performance.now()))
-    const renewMs = this.#leases.busy ? this.#leases.renewMs : sweepMs
-    const { dueMs } = this.#mappings
-    return Math.min(sweepMs, renewMs, dueMs < 0 ? sweepMs : dueMs)
+  get busy(): boolean {
+    return this.#leases.busy || this.#mappings.seated
   }
 
-  upkeep(): void {
-    if (performance.now() - this.#sweptMs >= SWEEP_MS) {
-      this.#sweptMs = performance.now()
+  upkeep(nowMs: number): number {
+    this.#sweptMs = Math.min(this.#sweptMs, nowMs)
+    if (nowMs - this.#sweptMs >= SWEEP_MS) {
+      this.#sweptMs = nowMs
       this.#leases.sweep()
     }
-    this.#leases.renew()
-    this.#mappings.look()
+    let ms = Math.ceil(this.#sweptMs + SWEEP_MS - nowMs)
+    if (this.#leases.busy) {
+      this.#leases.renew()
+      ms = Math.min(ms, this.#leases.renewMs)
+    }
+    if (this.#mappings.seated) {
+      this.#mappings.look()
+      ms = Math.min(ms, this.#mappings.dueMs)
+    }
+    return ms
   }
 }

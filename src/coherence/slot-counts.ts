@@ -1,13 +1,9 @@
 /**
- * How many changes are under way, by slot. A file that is written again and again takes its slot and gives it back
- * with each write: a count of 0 stays for the next one, as a map that forgets and learns makes garbage.
+ * Slots that changes under way have, each once for every change that has it. Few at a time: a list is faster than a
+ * map, and makes no garbage where a file is written again and again.
  */
-
-/** Counts of 0 that may stay. */
-const MOST_ZEROS = 256
-
 export class SlotCounts {
-  readonly #counts = new Map<number, number>()
+  #slots = new Int32Array(64)
   #total = 0
 
   /** All counts together. */
@@ -16,26 +12,32 @@ export class SlotCounts {
   }
 
   of(slot: number): number {
-    return this.#counts.get(slot) ?? 0
+    let count = 0
+    for (let i = 0; i < this.#total; i++) if (this.#slots[i] === slot) count++
+    return count
   }
 
   add(slot: number): void {
-    if (this.#total === 0 && this.#counts.size > MOST_ZEROS) this.#counts.clear()
-    this.#counts.set(slot, this.of(slot) + 1)
-    this.#total++
+    if (this.#total === this.#slots.length) {
+      const more = new Int32Array(2 * this.#total)
+      more.set(this.#slots)
+      this.#slots = more
+    }
+    this.#slots[this.#total++] = slot
   }
 
   /** Undoes one `add`; returns what is left of the slot's count. */
   remove(slot: number): number {
-    const left = this.of(slot) - 1
-    this.#counts.set(slot, left)
-    this.#total--
-    return left
+    const slots = this.#slots
+    let at = this.#total - 1
+    while (at >= 0 && slots[at] !== slot) at--
+    if (at < 0) return 0
+    slots[at] = slots[--this.#total]!
+    return this.of(slot)
   }
 
-  /** The slots with a count. Drops what stayed: to be called now and then while there is always a change under way. */
-  slots(): readonly number[] {
-    for (const [slot, count] of this.#counts) if (count === 0) this.#counts.delete(slot)
-    return [...this.#counts.keys()]
+  /** The slots with a count. */
+  slots(): ReadonlySet<number> {
+    return new Set(this.#slots.subarray(0, this.#total))
   }
 }

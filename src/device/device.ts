@@ -160,9 +160,9 @@ export class Device implements VhostDevice {
     const queue = this.queues[index]!
     this.#server.giveUpWaits(index)
     while (this.#server.inFlight(index) > 0 || this.#deferred.has(index)) {
-      this.#context.wait(this.#timedMs(), 0)
+      this.#context.wait(this.#timedMs(this.#context.nowUs() / 1000), 0)
       this.#reap()
-      this.#upkeep()
+      this.#serveDeferred()
     }
     if (index === VIRTIO_FS_HIPRIO_QUEUE) this.#patience.end()
     this.#signal(index)
@@ -221,14 +221,17 @@ export class Device implements VhostDevice {
   turn(mayWait = true, mostMs = -1): number {
     let worked = this.#serve()
     if (this.#reap()) worked = true
-    if (this.#waits !== undefined && this.#upkeep()) worked = true
+    if (this.#deferred.count > 0 && this.#serveDeferred()) worked = true
+    if (this.#waits?.busy === true) this.#waits.upkeep(this.#context.nowUs() / 1000)
     if (this.#transfer.active && this.#transfer.step()) worked = true
     // While there is work, the other descriptors have their turn now and then.
     if (worked) {
       if ((++this.#busyTurns & (BUSY_TURNS - 1)) !== 0) return 0
       this.#patience.end()
       this.#signal(VIRTIO_FS_HIPRIO_QUEUE)
-      this.#server.fs.tidy(this.#context.nowUs() / 1000)
+      const nowMs = this.#context.nowUs() / 1000
+      this.#server.fs.tidy(nowMs)
+      this.#waits?.upkeep(nowMs)
       return this.#context.wait(0, 0)
     }
     if (!mayWait) return this.#context.wait(0, 0)
@@ -290,22 +293,18 @@ export class Device implements VhostDevice {
   #sleepMs(nowMs: number): number {
     const tidyMs = this.#server.fs.tidy(nowMs)
     if (this.#polledRings > 0) return POLLED_RING_MS
-    return sooner(sooner(tidyMs, this.#transfer.waitMs), this.#timedMs())
+    return sooner(sooner(tidyMs, this.#transfer.waitMs), this.#timedMs(nowMs))
   }
 
-  /** Milliseconds until `upkeep` has something to do; -1: it has not. */
-  #timedMs(): number {
+  /** Milliseconds until a request or the file system that makes them wait is due; -1: none is. */
+  #timedMs(nowMs: number): number {
     if (this.#waits === undefined) return -1
     const again = this.#deferred.count > 0 ? this.#deferred.waitMs(performance.now()) : -1
-    return sooner(again, this.#waits.upkeepMs)
+    return sooner(again, this.#waits.upkeep(nowMs))
   }
 
-  /** What is due by time. True when a request was handed in again. */
-  #upkeep(): boolean {
-    const waits = this.#waits
-    if (waits === undefined) return false
-    if (waits.upkeepMs === 0) waits.upkeep()
-    if (this.#deferred.count === 0) return false
+  /** Hands in again what is due. True when anything was. */
+  #serveDeferred(): boolean {
     const now = performance.now()
     let worked = false
     for (;;) {

@@ -80,9 +80,10 @@ export interface Negotiated {
 export interface Waits {
   /** After DEFERRED: milliseconds, at least 1. */
   readonly againMs: number
-  /** Milliseconds until `upkeep` wants to be called; -1: it need not be. */
-  readonly upkeepMs: number
-  upkeep(): void
+  /** `upkeep` may be due at any time: else it is enough to look before each sleep, and now and then. */
+  readonly busy: boolean
+  /** Does what is due, and says in how many milliseconds it wants to be called again; of CLOCK_MONOTONIC. */
+  upkeep(nowMs: number): number
   /** A request that was suspended has its outcome, which the guest does not know yet. */
   completed(token: number): void
   /** An answer given since the last call is good for a limited time, which has begun: the guest is to have it soon. */

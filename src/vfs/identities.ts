@@ -28,6 +28,6 @@ export interface Identities {
   ofHandle(fh: number, key: InodeKey): number
   /** What `name` in directory `parent` stands for now. */
   ofName(parent: number, name: Name, key: InodeKey): number
-  /** Fills `time`, as good as an answer to GETATTR. False: it cannot be told. */
-  lastChange(nodeid: number, time: ChangeTime): boolean
+  /** Fills `time`, as good as an answer to GETATTR. False: it cannot be told; or, unless `ask`, not at once. */
+  lastChange(nodeid: number, time: ChangeTime, ask: boolean): boolean
 }

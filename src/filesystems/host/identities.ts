@@ -37,12 +37,13 @@ export class HostIdentities implements Identities {
     return this.#host.nodes.find(at)?.nodeid ?? 0
   }
 
-  lastChange(nodeid: number, time: ChangeTime): boolean {
+  lastChange(nodeid: number, time: ChangeTime, ask: boolean): boolean {
     const { nodes, metadata, context, statAt } = this.#host
     const node = nodes.get(nodeid)
     if (node === undefined) return false
     const kept = metadata.find(node)
     if (kept < 0) {
+      if (!ask) return false
       if (nodes.stat(node, statAt) < 0) return false
       metadata.learn(node, statAt)
     }
