@@ -14,7 +14,8 @@ export class LeasingSink implements DirectorySink {
   readonly #replies: LeasedReplies
   #to: DirectorySink | undefined
   #dirMs = 0
-  #untilMs = 0
+  /** A fraction from the start: see MetadataCache. */
+  #untilMs = 0.5
   #any = false
   #looked = 0
 

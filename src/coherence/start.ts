@@ -1,6 +1,5 @@
 /** Puts coherence over a back end: maps the table, takes the guest's number. */
 import { writeSync } from 'node:fs'
-import { performance } from 'node:perf_hooks'
 import { tableBytes } from '../../protocol/version-table/layout.js'
 import type { Context } from '../native/context.js'
 import type { FileSystem } from '../vfs/filesystem.js'
@@ -53,13 +52,6 @@ export function rehearseCoherence(
   return over(context, inner, new VersionTable(words), 1, alone, () => undefined)
 }
 
-/** Reads CLOCK_MONOTONIC of the host; compiled code calls `now` directly, which costs a third of a call into the shim. */
-function clockOf(context: Context, clockOffsetMs: number): () => number {
-  const originMs = context.nowUs() / 1000 - performance.now() - clockOffsetMs
-  // Whole: a fraction that one function hands to another is an object of its own (as are 2^31 ms, 24 days).
-  return () => Math.floor(performance.now() + originMs)
-}
-
 function over(
   context: Context,
   inner: FileSystem,
@@ -69,7 +61,8 @@ function over(
   onDamage: () => void,
 ): Coherence {
   const { clockOffsetMs = 0 } = options
-  const nowMs = options.nowMs ?? clockOf(context, clockOffsetMs)
+  // Whole: a fraction that one function hands to another is an object of its own (as are 2^31 ms, 24 days).
+  const nowMs = options.nowMs ?? (() => Math.floor(context.nowUs() / 1000 - clockOffsetMs))
   const leases = new Leases(table, { ...options, nowMs, guest, onDamage })
   const sizes = new SizeLocks(context, options.tableFd, table)
   const mappings = new MappingLeases(table, leases, sizes, inner.identities!, { guest, nowMs })

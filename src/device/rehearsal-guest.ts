@@ -5,7 +5,12 @@
  *
  * Source: fs/fuse/virtio_fs.c virtio_fs_enqueue_req() (Linux 6.18); virtio 1.3, sections 2.7.5 to 2.7.8.
  */
-import { fuse_in_header, fuse_out_header } from '../../protocol/fuse/structs.js'
+import { Opcode } from '../../protocol/fuse/opcodes.js'
+import {
+  FUSE_INVALID_UIDGID,
+  fuse_in_header,
+  fuse_out_header,
+} from '../../protocol/fuse/structs.js'
 import {
   usedEventOffset,
   VRING_DESC_F_INDIRECT,
@@ -39,6 +44,13 @@ const MEMORY_BYTES = PAGES_AT + PAGES * PAGE
 const GUEST_BASE = 0x10_0000
 const GUEST = BigInt(GUEST_BASE)
 const USER = 0x7f00_0000_0000n
+/** What Linux asks for in nobody's name. */
+const NOBODYS: ReadonlySet<number> = new Set([
+  Opcode.FUSE_INIT,
+  Opcode.FUSE_FORGET,
+  Opcode.FUSE_RELEASE,
+  Opcode.FUSE_RELEASEDIR,
+])
 
 export class RehearsalGuest {
   /** All of guest memory. */
@@ -65,6 +77,8 @@ export class RehearsalGuest {
     if (typeof memory === 'number') throw new Error(`mapView: ${memory}`)
     this.view = new DataView(memory)
     this.bytes = new Uint8Array(memory)
+    // As the real one, which has turns before its first ring.
+    device.turn(false)
     this.#kickFd = native.eventFd()
     this.#callFd = native.eventFd()
     const fault = device.ringUp(QUEUE, {
@@ -100,6 +114,10 @@ export class RehearsalGuest {
     const In = fuse_in_header.f
     In.len.set(view, HEADER_AT, fuse_in_header.SIZE + bodyBytes + nameBytes + sent * PAGE)
     In.opcode.set(view, HEADER_AT, opcode)
+    // Linux 6.12 and later; such large numbers are another kind of number to the compiler.
+    const id = NOBODYS.has(opcode) ? FUSE_INVALID_UIDGID : 0
+    In.uid.set(view, HEADER_AT, id)
+    In.gid.set(view, HEADER_AT, id)
     In.unique.set(view, HEADER_AT, this.#unique)
     In.nodeid.set(view, HEADER_AT, nodeid)
     this.#unique += 2
@@ -114,6 +132,11 @@ export class RehearsalGuest {
     fuse_out_header.f.error.set(view, REPLY_AT, 0)
     this.#offer()
     return fuse_out_header.f.error.get(view, REPLY_AT)
+  }
+
+  /** Asks for nothing, for a moment: the device polls, and sleeps. */
+  rest(): void {
+    this.#device.turn(true, 0)
   }
 
   /** Bytes of the last reply behind its header. */

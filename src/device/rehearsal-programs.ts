@@ -62,6 +62,7 @@ export class RehearsalPrograms {
     switch (round & 7) {
       case 0:
         this.#list()
+        this.#guest.rest()
         break
       case 1:
         this.#makeAndRemove(ABSENT)

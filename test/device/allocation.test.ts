@@ -63,11 +63,10 @@ for (const { what, keepsMetadata, passthrough, leases } of modes)
     t.teardown(() => closeSync(tableFd))
     const clock = new Context({ arenaBytes: 65536, maxSegments: 64, poolThreads: 1 })
     t.teardown(() => clock.dispose())
-    const began = Math.floor(clock.nowUs() / 1000)
-    // As the daemon's own, on a host that has not been up for long.
-    const nowMs = (): number => Math.floor(clock.nowUs() / 1000) - began
+    // The daemon's own clock, on a host that has not been up for long.
+    const clockOffsetMs = Math.floor(clock.nowUs() / 1000)
     const coherence = leases === true && {
-      coherence: { tableFd, leaseMs: 250, marginMs: 250, nowMs },
+      coherence: { tableFd, leaseMs: 250, marginMs: 250, clockOffsetMs },
     }
     const options = { folder, keepsMetadata, fuse: { passthrough }, ...coherence }
     const hot = new HotRequests(rig(t, options))

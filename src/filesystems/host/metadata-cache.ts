@@ -73,7 +73,8 @@ export class MetadataCache implements ChangeSink {
   readonly #most: number
   #hand = 0
   #fresh = false
-  #now = 0
+  /** A fraction from the start, as all that follow: else the object gets another shape, and code is compiled again. */
+  #now = 0.5
   #nameVersion = 0
 
   /** `changes` undefined: nothing is kept. `most` inodes at most. */
