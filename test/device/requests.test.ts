@@ -164,6 +164,41 @@ test('one signal a batch at most', t => {
   t.true(r.device.counters.signals - before <= r.device.counters.batches - batches)
 })
 
+test('of many answers the fourth wakes a guest that sleeps, of few the first', t => {
+  const r = rig(t)
+  r.client()
+  const ring = r.front.rings[1]!
+  const client = new FuseClient(r.front, ring)
+  const { context } = r
+  const usedIndex = (): number => r.front.view.getUint16(ring.place.usedAt + 2, true)
+  for (const [count, waking] of [
+    [16, 4],
+    [8, 4],
+    [7, 1],
+    [1, 1],
+  ] as const) {
+    ring.takeUsed()
+    const before = usedIndex()
+    const signalled: number[] = []
+    context.eventSignal = (fd, kind) => {
+      signalled.push((usedIndex() - before) & 0xffff)
+      return Object.getPrototypeOf(context).eventSignal.call(context, fd, kind)
+    }
+    for (let i = 0; i < count; i++) {
+      const at = 0x20_0000 + i * 256
+      r.front.memory.set(concat(client.header(3, 1, 16, BigInt(i)), u32s(0, 0), u64(0n)), at)
+      const chain = ring.direct([
+        [at, 56, false],
+        [at + 0x10_0000, 120, true],
+      ])
+      ring.offer(chain, i === count - 1)
+    }
+    r.pump()
+    // It asked to be signalled once, as one that sleeps does.
+    t.deepEqual(signalled, [waking], `${count} answers`)
+  }
+})
+
 test('a read past what is cached goes to the pool and the ring goes on meanwhile', t => {
   const r = rig(t)
   const client = r.client()
