@@ -67,10 +67,14 @@ export const HOST_CHANGES: Readonly<Record<string, Change>> = {
   create: path => writeFileSync(path, '', { flag: 'wx' }),
 }
 
+/** renameat2(2) with RENAME_EXCHANGE of two paths: mv has no option for it before coreutils 9.5. */
+const RENAMEAT2 = { x64: 316, arm64: 276 }[process.arch as string]
+const EXCHANGE = `exit(syscall(${RENAMEAT2}, -100, $ARGV[0], -100, $ARGV[1], 2) != 0)`
+
 /** Slow ones: each starts a process. */
 export const PROCESS_CHANGES: Readonly<Record<string, Change>> = {
   setxattr: path => run('setfattr', '-n', 'user.colour', '-v', `c${lstatSync(path).ctimeMs}`, path),
-  exchange: (path, other) => run('mv', '--exchange', path, other),
+  exchange: (path, other) => run('perl', '-e', EXCHANGE, path, other),
   'another process writes': path => run('sh', '-c', 'echo more >> "$0"', path),
 }
 
