@@ -1,5 +1,13 @@
 /** The transfer itself: front ends that are slow, go away, or ask for what cannot be. */
-import { closeSync, mkdirSync, openSync, readSync, writeFileSync, writeSync } from 'node:fs'
+import {
+  closeSync,
+  mkdirSync,
+  openSync,
+  readlinkSync,
+  readSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import test from 'ava'
 import { native } from '../../src/native/addon.js'
@@ -17,10 +25,17 @@ import {
   stopRings,
 } from '../helpers/migrate.js'
 import { type Rig, rig } from '../helpers/rig.js'
+import { descriptors } from '../native/support.js'
 
 const GETATTR = concat(u32s(0, 0), u64(0n))
 /** Against a hang. */
 const LIMIT_MS = 60_000
+
+/** How many descriptors of this process are of the pipe that `fd` is of. */
+function descriptorsOf(fd: number): number {
+  const pipe = readlinkSync(`/proc/self/fd/${fd}`)
+  return descriptors().filter(each => readlinkSync(`/proc/self/fd/${each}`) === pipe).length
+}
 
 /** A rig whose guest knows more than a pipe holds at once. */
 function full(r: Rig): void {
@@ -133,8 +148,11 @@ for (const direction of [SAVE, LOAD])
     stopRings(r)
     const { read, write } = makePipe(r.front)
     t.is(setStateFd(r.front, direction, direction === SAVE ? write : read), NO_FD)
+    // Ours, and the device's until it gives up.
+    t.is(descriptorsOf(read), 3)
     const limit = performance.now() + LIMIT_MS
-    while (r.log.length === 0 && performance.now() < limit) r.pump()
+    while (descriptorsOf(read) > 2 && performance.now() < limit) r.pump()
+    t.true(performance.now() < limit)
     t.is(checkState(r.front), 1n)
     t.regex(r.log.join('\n'), /does not go on/)
     for (const fd of [read, write]) closeSync(fd)

@@ -10,6 +10,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import test, { type ExecutionContext } from 'ava'
 import { native, PoolCall } from '../../src/native/addon.js'
 import type { Context } from '../../src/native/context.js'
@@ -412,7 +413,7 @@ test('a thread ends although a job is blocked and nobody disposed', async t => {
   const gone = worker.terminate().then(() => {
     ended = true
   })
-  await Promise.race([gone, new Promise(resolve => setTimeout(resolve, LONG_MS))])
+  await Promise.race([gone, sleep(LONG_MS, undefined, { ref: false })])
   t.true(ended)
   // The file that Node opened for the thread is closed by Node.
   t.true(descriptors().length <= before + 1)
