@@ -64,13 +64,15 @@ export function describeGuests(pinned: boolean): string {
 }
 
 /**
- * Arguments of one of our daemons, or of the peer, for a way to cache: those of `--cache`, and `strict`, for which the
- * peer has `never`. `table`: where the daemons of the guests meet.
+ * Arguments of one of our daemons, or of the peer, for a way to cache: those of `--cache`, and `strict` and `strict-0`
+ * (--lease-ms=0), for which the peer has `never`. `table`: where the daemons of the guests meet.
  */
 export function cacheArgs(cache: string, table: string, contestant = 'ours'): readonly string[] {
-  if (cache !== 'strict') return [`--cache=${cache}`]
+  const strict = cache === 'strict' || cache === 'strict-0'
+  if (!strict) return [`--cache=${cache}`]
   if (contestant === 'peer') return ['--cache=never']
-  return ['--cache=auto', '--coherence=strict', `--version-table=${table}`]
+  const args = ['--cache=auto', '--coherence=strict', `--version-table=${table}`]
+  return cache === 'strict' ? args : [...args, '--lease-ms=0']
 }
 
 /** CPU time of processes and their ended threads, in seconds. */

@@ -1,7 +1,8 @@
 /**
  * What strict coherence costs: the same steps in a guest under --coherence=strict, --cache=auto and
  * --cache=never, beside a second guest on the same tree with a daemon of its own, which idles or does the same
- * steps in a folder of its own.
+ * steps in a folder of its own. A mode `strict-0` is strict with --lease-ms=0; the first mode is what the others are
+ * compared with.
  *
  *   npm run bench:price -- [--rounds 3] [--modes strict,auto,never] [--others idle,busy] [--steps PREFIXES]
  *
@@ -69,9 +70,18 @@ async function measure(
   }
 }
 
-function ratio(strict: number | undefined, of: number | undefined): string {
-  return strict === undefined || of === undefined ? '' : `**${(of / strict).toFixed(2)}**`
+/** NaN: the step failed each time. */
+function seconds(boots: readonly Samples[], step: string): number {
+  const all = boots.flatMap(one => one.get(step)?.seconds ?? [])
+  return all.length === 0 ? Number.NaN : median(all)
 }
+
+const shown =
+  (digits: number) =>
+  (value: number): string =>
+    Number.isNaN(value) ? 'failed' : value.toFixed(digits)
+
+const row = (...cells: readonly string[]): string => `| ${cells.join(' | ')} |`
 
 async function main(): Promise<number> {
   const { values } = scriptArguments(import.meta.url, {
@@ -96,20 +106,17 @@ async function main(): Promise<number> {
         const mode = modes[(i + round) % modes.length]!
         taken.get(mode)!.push(await measure(ours, mode, other, steps))
       }
-    const seconds = (mode: string, step: Step): number | undefined => {
-      const all = (taken.get(mode) ?? []).flatMap(one => one.get(step.name)?.seconds ?? [])
-      return all.length === 0 ? undefined : median(all)
-    }
+    const [priced, ...rest] = modes as [string, ...string[]]
     console.log(`\n## The other guest is ${other}\n\n${describeGuests(other === 'idle')}.\n`)
     console.log(
-      'Seconds, and what the other mode takes through what strict takes (more is better).\n',
+      `Seconds, and what the other mode takes through what ${priced} takes (more is better).\n`,
     )
-    console.log('| step | strict | auto | never | auto / strict | never / strict |')
-    console.log('|---|---:|---:|---:|---:|---:|')
-    for (const step of steps) {
-      const [strict, auto, never] = ['strict', 'auto', 'never'].map(mode => seconds(mode, step))
-      const times = [strict, auto, never].map(one => one?.toFixed(3) ?? '').join(' | ')
-      console.log(`| ${step.name} | ${times} | ${ratio(strict, auto)} | ${ratio(strict, never)} |`)
+    console.log(row('step', ...modes, ...rest.map(mode => `${mode} / ${priced}`)))
+    console.log(row('---', ...[...modes, ...rest].map(() => '---:')))
+    for (const { name } of steps) {
+      const times = modes.map(mode => seconds(taken.get(mode)!, name))
+      const ratios = times.slice(1).map(time => time / times[0]!)
+      console.log(row(name, ...times.map(shown(3)), ...ratios.map(shown(2))))
     }
   }
   return 0
