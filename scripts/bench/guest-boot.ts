@@ -1,6 +1,7 @@
 /** One boot of a guest that does measured steps, and what its daemon spent meanwhile. */
 import { mkdirSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { type Mode, MODES } from '../lab/cache-modes.js'
 import { Daemon } from '../lab/daemon.js'
 import { runUml, TAG, type UmlKernel } from '../lab/uml.js'
 import { type Contestant, GUEST_CPU, pinDaemon, processTree } from './contestants.js'
@@ -68,11 +69,9 @@ export function describeGuests(pinned: boolean): string {
  * (--lease-ms=0), for which the peer has `never`. `table`: where the daemons of the guests meet.
  */
 export function cacheArgs(cache: string, table: string, contestant = 'ours'): readonly string[] {
-  const strict = cache === 'strict' || cache === 'strict-0'
-  if (!strict) return [`--cache=${cache}`]
-  if (contestant === 'peer') return ['--cache=never']
-  const args = ['--cache=auto', '--coherence=strict', `--version-table=${table}`]
-  return cache === 'strict' ? args : [...args, '--lease-ms=0']
+  if (!(cache in MODES)) return [`--cache=${cache}`]
+  const mode = cache as Mode
+  return MODES[contestant === 'peer' && mode.startsWith('strict') ? 'never' : mode](table)
 }
 
 /** CPU time of processes and their ended threads, in seconds. */

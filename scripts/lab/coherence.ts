@@ -30,6 +30,7 @@ import { Duplex } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import { scriptArguments } from '../arguments.js'
 import { packageFile } from '../../src/native/addon.js'
+import { type Mode, MODES } from './cache-modes.js'
 import { Daemon } from './daemon.js'
 import { runUml, TAG } from './uml.js'
 
@@ -45,17 +46,6 @@ const AGAIN = 16
 /** After a stale look: how long until one is right, looking so often. */
 const LATE_LIMIT_MS = 5000
 const LATE_STEP_MS = 20
-
-export const MODES = {
-  strict: (table: string) => ['--coherence=strict', `--version-table=${table}`],
-  'strict-0': (table: string) => [
-    ...['--coherence=strict', `--version-table=${table}`],
-    '--lease-ms=0',
-  ],
-  auto: () => [],
-  never: () => ['--cache=never'],
-} as const
-export type Mode = keyof typeof MODES
 
 /** What is done, given a folder with `file` ("before"), `other`, `link` and `empty/`. */
 const CHANGES: Readonly<Record<string, (d: string) => readonly string[]>> = {

@@ -3,13 +3,8 @@
  * with --coherence=strict. The same looks without it are stale, so the looking works.
  */
 import test from 'ava'
-import {
-  bootGuests,
-  type LookResult,
-  type Mode,
-  PAIRS,
-  takeLooks,
-} from '../../scripts/lab/coherence.js'
+import type { Mode } from '../../scripts/lab/cache-modes.js'
+import { bootGuests, type LookResult, PAIRS, takeLooks } from '../../scripts/lab/coherence.js'
 import { findUml } from '../../scripts/lab/uml.js'
 import { registerMissing } from './helpers/missing.js'
 

@@ -1,13 +1,5 @@
 /** The transfer itself: front ends that are slow, go away, or ask for what cannot be. */
-import {
-  closeSync,
-  mkdirSync,
-  openSync,
-  readlinkSync,
-  readSync,
-  writeFileSync,
-  writeSync,
-} from 'node:fs'
+import { closeSync, mkdirSync, openSync, readSync, writeFileSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'ava'
 import { native } from '../../src/native/addon.js'
@@ -25,7 +17,7 @@ import {
   stopRings,
 } from '../helpers/migrate.js'
 import { type Rig, rig } from '../helpers/rig.js'
-import { descriptors } from '../native/support.js'
+import { openFiles } from '../native/support.js'
 
 const GETATTR = concat(u32s(0, 0), u64(0n))
 /** Against a hang. */
@@ -33,8 +25,8 @@ const LIMIT_MS = 60_000
 
 /** How many descriptors of this process are of the pipe that `fd` is of. */
 function descriptorsOf(fd: number): number {
-  const pipe = readlinkSync(`/proc/self/fd/${fd}`)
-  return descriptors().filter(each => readlinkSync(`/proc/self/fd/${each}`) === pipe).length
+  const files = openFiles()
+  return [...files.values()].filter(file => file === files.get(String(fd))).length
 }
 
 /** A rig whose guest knows more than a pipe holds at once. */

@@ -79,15 +79,21 @@ export function put(context: Context, at: number, name: string): number {
   return at
 }
 
+/** The open descriptors, without the one that reads the list, and what each is of, as /proc/self/fd says. */
+export function openFiles(): ReadonlyMap<string, string> {
+  const found = new Map<string, string>()
+  for (const fd of readdirSync('/proc/self/fd'))
+    try {
+      found.set(fd, readlinkSync(`/proc/self/fd/${fd}`))
+    } catch {
+      // Closed meanwhile, as the one of the list is.
+    }
+  return found
+}
+
 /** The open descriptors, without the one that reads the list. */
 export function descriptors(): string[] {
-  return readdirSync('/proc/self/fd').filter(fd => {
-    try {
-      return readlinkSync(`/proc/self/fd/${fd}`) !== ''
-    } catch {
-      return false
-    }
-  })
+  return [...openFiles().keys()]
 }
 
 /** Takes finished jobs until there are `count`, and fails after a long time. */
