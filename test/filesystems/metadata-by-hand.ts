@@ -1,6 +1,6 @@
 /**
  * The long run of metadata-cache.test.ts: `node --expose-gc dist/test/filesystems/metadata-by-hand.js [ROUNDS [SEED]]`,
- * 100,000 changes by default, each followed by looks. In BENCH_DISK, or the folder for temporary files.
+ * 100,000 rounds by default: a change that is tried, about half of which can be made, and looks. In BENCH_DISK, or the folder for temporary files.
  */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
