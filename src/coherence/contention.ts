@@ -28,10 +28,17 @@ export const SETTLED_MS = 3000
 const SLACK_TICKS = 3
 /** Change times that lie ahead by more come from another clock. */
 const MOST_AHEAD_MS = 1000
+/** Slots of which a guest knows when it took them over; a power of two. */
+const TAKEN_OVER = 4096
 
 export class Contention {
   readonly #table: VersionTable
   readonly #quietBaseMs: number
+  /**
+   * When this guest last changed what somebody else had changed, by slot. It decides how soon something is cached, never
+   * whether that is right: two inodes may share a place.
+   */
+  readonly #takenOver = new Int32Array(TAKEN_OVER)
 
   constructor(table: VersionTable, quietBaseMs: number) {
     this.#table = table
@@ -41,6 +48,20 @@ export class Contention {
   /** How long an inode with this conflict word must have been left alone. */
   quietMs(conflict: number, now: number): number {
     return this.#quietBaseMs << this.#level(conflict, now)
+  }
+
+  /**
+   * This guest changed the inode last, and others did shortly before: by turns, as changes met leases more than once. If
+   * it cached what it changes itself, the next of them would wait again.
+   */
+  byTurns(slot: number, conflict: number, now: number): boolean {
+    if (this.#level(conflict, now) < 2) return false
+    return ticksSince(this.#takenOver[placeOf(slot)]!, now) < ticksFor(this.quietMs(conflict, now))
+  }
+
+  /** This guest changes what somebody else had changed last. */
+  takesOver(slot: number, now: number): void {
+    this.#takenOver[placeOf(slot)] = now
   }
 
   /** How often changes met a lease: forgotten when there was none for four times the quiet time it asks for. */
@@ -121,6 +142,11 @@ export class Contention {
     else this.remember(slot, now)
     return true
   }
+}
+
+/** Slots begin four words apart or more. */
+function placeOf(slot: number): number {
+  return (slot >>> 2) & (TAKEN_OVER - 1)
 }
 
 function ageTicks(ageMs: number): number {

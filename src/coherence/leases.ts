@@ -14,7 +14,7 @@
  *
  * An inode that somebody else has changed gets no lease until it was left alone for a while (QUIET_MS, and
  * double that for each time a change still met a lease): what is shared all the time is asked for each
- * time, and costs its writers nothing. One that was left alone for long gets long leases: to the guest that works on
+ * time, and costs its writers nothing. That goes for who changes it himself, too, while others do so in turn. One that was left alone for long gets long leases: to the guest that works on
  * it alone they cost nothing, and are worth as much as --cache=auto.
  *
  * Processes of the host do not wait: what they change may be seen late by as long as a guest may cache.
@@ -221,9 +221,10 @@ export class Leases {
   }
 
   #mayCache(slot: number, conflict: number, change: number, now: number, own: boolean): boolean {
-    if (ticksLeft(change, now) > 0) return !this.#isChanging(slot, change, now, own)
+    if (this.#isChanging(slot, change, now, own)) return false
     const owner = ownerOf(change)
-    if (owner === this.#guest || owner === NONE) return true
+    if (owner === NONE) return true
+    if (owner === this.#guest) return !this.#contention.byTurns(slot, conflict, now)
     return ticksSince(change, now) >= ticksFor(this.#contention.quietMs(conflict, now))
   }
 
@@ -370,6 +371,7 @@ export class Leases {
       // The first of two; the other is in `end`.
       if (change.data) this.#contention.countData(slot)
       this.#contention.remember(slot, now)
+      if (ownerOf(old) !== this.#guest) this.#contention.takesOver(slot, now)
       const lease = table.word(slot, Slot.lease)
       return ownerOf(lease) === this.#guest ? 0 : ticksLeft(lease, now)
     }

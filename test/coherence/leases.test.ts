@@ -222,6 +222,40 @@ test('what is shared all the time is not cached, and recovers when it is left al
   t.true(lease(reader, 1))
 })
 
+test('what guests change in turn, each caching what it has changed, soon costs no waits, and recovers', t => {
+  const { all, clock } = scene(2)
+  let waits = 0
+  const change = (guest: Leases): void => {
+    const made = changeOf(1)
+    for (let again = false; ; again = true) {
+      const wait = guest.begin(made, again, false)
+      if (wait === 0) break
+      if (!again) waits++
+      clock.ms += wait
+    }
+    // In the reply, and asked for afterwards.
+    guest.grant(keyOf(1), guest.look(), true)
+    guest.end(made)
+    lease(guest, 1)
+  }
+  // Under a lock, as fast as it goes.
+  for (let i = 0; i < 1000; i++) {
+    change(all[i % 2]!)
+    clock.ms += 10
+  }
+  t.true(waits <= 2, `${waits} of 1000 changes waited`)
+  // One is left over, who goes on with changes of his own.
+  change(all[0]!)
+  for (let i = 0; i < 500; i++) {
+    clock.ms += 10
+    change(all[0]!)
+  }
+  t.true(lease(all[0]!, 1))
+  waits = 0
+  for (let i = 0; i < 500; i++) change(all[0]!)
+  t.is(waits, 0)
+})
+
 test('a daemon that dies in the middle of a change leaves nothing behind for long', t => {
   const { all, clock } = scene()
   t.is(all[0]!.begin(changeOf(1), false, false), 0)

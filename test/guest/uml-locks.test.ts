@@ -9,10 +9,13 @@ import { registerMissing } from './helpers/missing.js'
 import { GuestShell } from './helpers/shell.js'
 
 const TITLE = 'locks between two guests and the host'
-const ARGS = ['--flock', '--posix-lock', '--cache=never']
+const LOCKS = ['--flock', '--posix-lock']
+const NEVER = [...LOCKS, '--cache=never']
 const STEP_MS = 600_000
 
 const share = mkdtempSync(join(tmpdir(), 'virtiofsd-locks-'))
+const tables = mkdtempSync('/dev/shm/virtiofsd-locks-')
+const STRICT = [...LOCKS, '--coherence=strict', `--version-table=${join(tables, 'table')}`]
 const inShare = (name: string): string => join(share, name)
 let one: GuestShell
 let two: GuestShell
@@ -58,8 +61,64 @@ function python(text: string): string {
 }
 
 /** Both guests at once. */
-async function both(t: ExecutionContext, script: (name: string) => string): Promise<void> {
-  await Promise.all([runs(t, one, script('one')), runs(t, two, script('two'))])
+async function both(
+  t: ExecutionContext,
+  script: (name: string) => string,
+  [first, second] = [one, two],
+): Promise<void> {
+  await Promise.all([runs(t, first, script('one')), runs(t, second, script('two'))])
+}
+
+/** Two guests with these options. */
+const pair = (args: readonly string[]): Promise<[GuestShell, GuestShell]> =>
+  Promise.all([GuestShell.start(share, args), GuestShell.start(share, args)])
+
+/** Writers in both count up. */
+async function count(t: ExecutionContext, guests: [GuestShell, GuestShell]): Promise<void> {
+  for (const kind of ['posix', 'flock']) {
+    writeFileSync(inShare('count'), '0')
+    const text = `
+for i in range(60):
+    fd=os.open('count',os.O_RDWR)
+    ${kind === 'posix' ? 'lock(fd,fcntl.F_WRLCK,wait=True)' : 'fcntl.flock(fd,fcntl.LOCK_EX)'}
+    n=int(os.read(fd,20)); os.pwrite(fd,b'%d'%(n+1),0); os.close(fd)`
+    const up = python(text)
+    await both(
+      t,
+      () =>
+        `pids=; for w in 1 2; do ${up} & pids="$pids $!"; done; for p in $pids; do wait $p; done`,
+      guests,
+    )
+    t.is(readFileSync(inShare('count'), 'utf8'), '240', kind)
+  }
+}
+
+/** Writers in both fill a database. */
+async function sqlite(t: ExecutionContext, guests: [GuestShell, GuestShell]): Promise<void> {
+  const db = inShare('db')
+  rmSync(db, { force: true })
+  execFileSync('sqlite3', [
+    db,
+    'pragma journal_mode=delete; create table c(n int); insert into c values(0); create table t(who text, i int, pad text);',
+  ])
+  await both(
+    t,
+    name => `
+pids=
+for w in 1 2; do
+  (for i in $(seq 15); do echo "pragma busy_timeout=60000; begin immediate; insert into t values('${name}$w',$i,hex(randomblob(1500))); update c set n=n+1; commit;"; done | sqlite3 -bail db >/dev/null) & pids="$pids $!"
+done
+for p in $pids; do wait $p; done
+sqlite3 db 'pragma busy_timeout=60000; pragma integrity_check' | grep -qx ok`,
+    guests,
+  )
+  const seen = execFileSync(
+    'sqlite3',
+    [db, 'select count(*), count(distinct who), (select n from c) from t; pragma integrity_check'],
+    { encoding: 'utf8' },
+  )
+  t.is(seen, '60|4|60\nok\n')
+  t.is(await runs(t, guests[1], `sqlite3 db 'select n from c'`), '60\n')
 }
 
 if (findUml() === undefined) {
@@ -67,7 +126,7 @@ if (findUml() === undefined) {
 } else {
   test.before(async () => {
     chmodSync(share, 0o755)
-    ;[one, two] = await Promise.all([GuestShell.start(share, ARGS), GuestShell.start(share, ARGS)])
+    ;[one, two] = await pair(NEVER)
   })
 
   const step = (title: string, run: (t: ExecutionContext) => Promise<void>): void =>
@@ -147,50 +206,15 @@ assert who(fd,fcntl.F_RDLCK)[:4]==(fcntl.F_WRLCK,0,10,5), who(fd,fcntl.F_RDLCK)`
     await runs(t, two, python(`fd=os.open('r',os.O_RDWR); lock(fd,fcntl.F_WRLCK,wait=True)`))
   })
 
-  step('a counter that both count up under a lock loses nothing', async t => {
-    for (const kind of ['posix', 'flock']) {
-      writeFileSync(inShare('count'), '0')
-      const text = `
-for i in range(60):
-    fd=os.open('count',os.O_RDWR)
-    ${kind === 'posix' ? 'lock(fd,fcntl.F_WRLCK,wait=True)' : 'fcntl.flock(fd,fcntl.LOCK_EX)'}
-    n=int(os.read(fd,20)); os.pwrite(fd,b'%d'%(n+1),0); os.close(fd)`
-      const count = python(text)
-      await both(
-        t,
-        () =>
-          `pids=; for w in 1 2; do ${count} & pids="$pids $!"; done; for p in $pids; do wait $p; done`,
-      )
-      t.is(readFileSync(inShare('count'), 'utf8'), '240', kind)
-    }
-  })
+  step('a counter that both count up under a lock loses nothing', t => count(t, [one, two]))
 
-  step('sqlite with writers in both guests: no row lost, no page wrong', async t => {
-    execFileSync('sqlite3', [
-      inShare('db'),
-      'pragma journal_mode=delete; create table c(n int); insert into c values(0); create table t(who text, i int, pad text);',
-    ])
-    await both(
-      t,
-      name => `
-pids=
-for w in 1 2; do
-  (for i in $(seq 15); do echo "pragma busy_timeout=60000; begin immediate; insert into t values('${name}$w',$i,hex(randomblob(1500))); update c set n=n+1; commit;"; done | sqlite3 -bail db >/dev/null) & pids="$pids $!"
-done
-for p in $pids; do wait $p; done
-sqlite3 db 'pragma busy_timeout=60000; pragma integrity_check' | grep -qx ok`,
-    )
-    const seen = (): string =>
-      execFileSync(
-        'sqlite3',
-        [
-          inShare('db'),
-          'select count(*), count(distinct who), (select n from c) from t; pragma integrity_check',
-        ],
-        { encoding: 'utf8' },
-      )
-    t.is(seen(), '60|4|60\nok\n')
-    t.is(await runs(t, two, `sqlite3 db 'select n from c'`), '60\n')
+  step('sqlite with writers in both guests: no row lost, no page wrong', t => sqlite(t, [one, two]))
+
+  step('the same with guests that cache, under strict coherence', async t => {
+    const guests = await pair(STRICT)
+    await count(t, guests)
+    await sqlite(t, guests)
+    for (const guest of guests) t.is(await guest.leave(), 0, guest.daemon.log)
   })
 
   step(
@@ -251,6 +275,6 @@ fd=os.open('g',os.O_RDWR); lock(fd,fcntl.F_WRLCK); open('g-posix','w'); time.sle
 
   test.after.always(async () => {
     await Promise.all([one?.kill(), two?.kill()])
-    rmSync(share, { recursive: true, force: true })
+    for (const folder of [share, tables]) rmSync(folder, { recursive: true, force: true })
   })
 }
