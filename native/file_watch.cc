@@ -47,10 +47,11 @@ napi_value inotifyRemove(napi_env env, napi_callback_info info) {
   return number(env, inotify_rm_watch(watcher, id) == 0 ? 0 : -errno);
 }
 
-// Marks of one inode each: such a group needs no privilege (Linux 5.13), and one with privilege has no limits.
+// Marks of one inode each: such a group needs no privilege (Linux 5.13), and one with privilege any number of them. The
+// queue keeps its limit: it is read only when somebody asks, and lies in the kernel's memory until then.
 napi_value fanotifyInit(napi_env env, napi_callback_info) {
   const unsigned flags = FAN_CLASS_NOTIF | FAN_CLOEXEC | FAN_NONBLOCK | FAN_REPORT_FID;
-  int fd = fanotify_init(flags | FAN_UNLIMITED_QUEUE | FAN_UNLIMITED_MARKS, O_RDONLY);
+  int fd = fanotify_init(flags | FAN_UNLIMITED_MARKS, O_RDONLY);
   if (fd < 0 && errno == EPERM) fd = fanotify_init(flags, O_RDONLY);
   return number(env, fd >= 0 ? fd : -errno);
 }

@@ -19,7 +19,7 @@ import { type Identities, InodeKey, NO_INODE } from '../vfs/identities.js'
 import type { Attributes, EntryReply, OpenReply, SetAttributes } from '../vfs/replies.js'
 import type { DirectorySink, Name, Payload, Request, Span } from '../vfs/request.js'
 import type { Change } from './change.js'
-import { LeasedReplies } from './leased-replies.js'
+import { isSettled, LeasedReplies } from './leased-replies.js'
 import type { Leases } from './leases.js'
 import type { MappingLeases } from './mapping-leases.js'
 import { LeasingSink } from './leasing-sink.js'
@@ -101,7 +101,9 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     this.#replies.readClock()
     const leasedMs = this.#replies.leaseOpenDirectory(fh, looked)
     this.#sink.begin(sink, leasedMs, looked)
-    return this.inner.readdir(request, nodeid, fh, cookieLow, cookieHigh, this.#sink)
+    const outcome = this.inner.readdir(request, nodeid, fh, cookieLow, cookieHigh, this.#sink)
+    this.#sink.end()
+    return outcome
   }
 
   override forget(nodeid: number, nlookup: number): void {
@@ -275,8 +277,9 @@ export class CoherentFileSystem extends ForwardingFileSystem {
       opened.direct.writes = false
       if (outcome < 0) return outcome
       // The back end may know it from the host: no change of anybody's.
-      const time = opened.keepCache ? undefined : this.#replies.settledTime(nodeid)
-      const since = this.#replies.files.opened(nodeid, version, dataCount, time)
+      const time = opened.keepCache ? undefined : this.#replies.changeTime(nodeid)
+      const settled = time !== undefined && isSettled(time)
+      const since = this.#replies.files.opened(nodeid, version, dataCount, time, settled)
       if (since === 'same') opened.keepCache = true
       else if (since === 'data') opened.keepCache = false
       if (othersChange && this.#replies.byOthers(nodeid)) {
@@ -296,7 +299,8 @@ export class CoherentFileSystem extends ForwardingFileSystem {
       const version = change.count > 0 ? change.before[0]! : 0
       this.#replies.readClock()
       this.#replies.track(nodeid)
-      this.#replies.files.opened(nodeid, version, (this.#leases.dataCount - 1) & 511, undefined)
+      const dataCount = (this.#leases.dataCount - 1) & 511
+      this.#replies.files.opened(nodeid, version, dataCount, undefined, false)
     }
     return this.waits.done(request, outcome)
   }
@@ -327,7 +331,8 @@ export class CoherentFileSystem extends ForwardingFileSystem {
       opened.keepCache = false
       this.#replies.readClock()
       const version = this.#replies.track(entry.nodeid)
-      this.#replies.files.opened(entry.nodeid, version, this.#leases.dataCount, undefined)
+      const { dataCount } = this.#leases
+      this.#replies.files.opened(entry.nodeid, version, dataCount, undefined, false)
     }
     return this.#named(request, change, looked, parent, outcome, entry, true)
   }

@@ -18,9 +18,11 @@ class FileMemory {
   version = 0
   /** What Leases.dataCount was then. */
   dataCount = 0
-  /** When it had changed last when it was opened last; ctimeNsec -1: not known well enough. */
+  /** When it had changed last when it was opened last; ctimeNsec -1: not known. */
   ctimeSec = 0
   ctimeNsec = -1
+  /** That was so long before that no later change has the same time. */
+  settled = false
   /** Size and mtime that the guest was told last; -1: it has changed the size itself since. */
   sizeBytes = -1
   mtimeSec = 0
@@ -53,10 +55,16 @@ export class FileMemories {
   }
 
   /**
-   * The guest opens the file, which has (at least) `version` now, and had changed last at `time`, or that is not
-   * known well enough: what has become of what it has cached.
+   * The guest opens the file, which has (at least) `version` now, and had changed last at `time`, if that is known:
+   * what has become of what it has cached. `settled`: another change would have another time by now.
    */
-  opened(nodeid: number, version: number, dataCount: number, time: ChangeTime | undefined): Since {
+  opened(
+    nodeid: number,
+    version: number,
+    dataCount: number,
+    time: ChangeTime | undefined,
+    settled: boolean,
+  ): Since {
     let file = this.#files.get(nodeid)
     if (file === undefined) {
       file = new FileMemory()
@@ -66,12 +74,15 @@ export class FileMemories {
       version !== 0 &&
       file.version === version &&
       time !== undefined &&
+      settled &&
+      file.settled &&
       file.ctimeNsec === time.nsec &&
       file.ctimeSec === time.sec
     const known = version !== 0 && file.version !== 0
     const changed = file.dataCount === NO_COUNT || (known && file.dataCount !== dataCount)
     file.ctimeSec = time?.sec ?? 0
     file.ctimeNsec = time?.nsec ?? -1
+    file.settled = settled
     file.version = version
     file.dataCount = dataCount
     return same ? 'same' : changed ? 'data' : 'unknown'
@@ -103,11 +114,9 @@ export class FileMemories {
     const file = this.#files.get(nodeid)
     if (file === undefined) return false
     const changed = version !== 0 && version !== file.version && dataCount !== file.dataCount
-    // Who was told before has had a lease on that, which was over before others could change it: an mtime that was
-    // not set by hand is another.
     const shows =
       file.mtimeNsec < 0
-        ? attr.mtimeSec === attr.ctimeSec && attr.mtimeNsec === attr.ctimeNsec
+        ? isNewer(attr, file)
         : attr.mtimeSec !== file.mtimeSec ||
           attr.mtimeNsec !== file.mtimeNsec ||
           (file.sizeBytes >= 0 && attr.sizeBytes !== file.sizeBytes)
@@ -120,4 +129,11 @@ export class FileMemories {
     file.mtimeNsec = attr.mtimeNsec
     return hidden
   }
+}
+
+/** Whatever mtime the guest was told before it opened the file: this one was not set by hand, and came later. */
+function isNewer(attr: Attributes, { ctimeSec, ctimeNsec }: FileMemory): boolean {
+  if (ctimeNsec < 0 || attr.mtimeSec !== attr.ctimeSec || attr.mtimeNsec !== attr.ctimeNsec)
+    return false
+  return attr.ctimeSec > ctimeSec || (attr.ctimeSec === ctimeSec && attr.ctimeNsec > ctimeNsec)
 }

@@ -144,16 +144,16 @@ export class LeasedReplies {
     return known ? this.#leases.track(this.#key, tickOf(this.nowMs)) : 0
   }
 
-  /**
-   * When the file just opened changed last; undefined when that cannot be told, or is so short ago
-   * that another change could have the same time. Reused.
-   */
-  settledTime(nodeid: number): ChangeTime | undefined {
+  /** When the file just opened changed last; undefined when that cannot be told. Reused. */
+  changeTime(nodeid: number): ChangeTime | undefined {
     const time = this.#time
-    if (!this.#identities.lastChange(nodeid, time, true)) return undefined
-    const ageMs = Date.now() - (time.sec * 1000 + time.nsec / 1e6)
-    return ageMs > CLOCK_STEP_MS ? time : undefined
+    return this.#identities.lastChange(nodeid, time, true) ? time : undefined
   }
+}
+
+/** So long ago that no change from now on has the same time. */
+export function isSettled(time: ChangeTime): boolean {
+  return Date.now() - (time.sec * 1000 + time.nsec / 1e6) > CLOCK_STEP_MS
 }
 
 function limit(attr: Attributes, ms: number): void {

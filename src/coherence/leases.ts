@@ -265,8 +265,11 @@ export class Leases {
   #unchanged(slot: number, looked: number, own: boolean): boolean {
     const table = this.#table
     const version = table.word(slot, Slot.version)
-    // Nobody but us has changed it: `#isChanging` has seen to that.
-    if (own && this.#active.of(slot) === 1) return true
+    // Nobody but us has changed it: `#isChanging` has seen to that, as long as the announcement holds.
+    if (own && this.#active.of(slot) === 1) {
+      const change = table.word(slot, Slot.change)
+      if (ownerOf(change) === this.#guest && ticksLeft(change, this.#now) > 0) return true
+    }
     if (((version - looked) | 0) <= 0) return true
     // A version that the clock has not reached is 2^31 changes old.
     const { clock } = table
@@ -329,7 +332,8 @@ export class Leases {
     if (ticks > 0 && !force) {
       this.#unguard(change)
       if (!again) this.#conflict(change, now)
-      return ticks * TICK_MS
+      // Before what is announced here has ended by itself.
+      return Math.min(ticks * TICK_MS, CHANGE_MS / 2)
     }
     if (ticks > 0) this.counters.forced++
     this.counters.changes++

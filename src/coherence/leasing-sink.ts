@@ -8,6 +8,8 @@ import type { LeasedReplies } from './leased-replies.js'
  * the whole reply. The guest asks for the rest.
  */
 const MOST_MS = 20
+/** Where one entry was waited for longer than that nothing may be cached. */
+const TOO_LATE_MS = 2 * MOST_MS
 
 export class LeasingSink implements DirectorySink {
   readonly plus = true
@@ -15,7 +17,7 @@ export class LeasingSink implements DirectorySink {
   #to: DirectorySink | undefined
   #dirMs = 0
   /** A fraction from the start: see MetadataCache. */
-  #untilMs = 0.5
+  #beganMs = 0.5
   #any = false
   #looked = 0
 
@@ -29,16 +31,27 @@ export class LeasingSink implements DirectorySink {
     this.#dirMs = dirMs
     this.#looked = looked
     this.#any = false
-    this.#untilMs = this.#replies.nowMs + MOST_MS
+    this.#beganMs = this.#replies.nowMs
+  }
+
+  /** After the last entry. */
+  end(): void {
+    if (!this.#any) return
+    this.#replies.readClock()
+    if (this.#replies.nowMs - this.#beganMs > TOO_LATE_MS) this.#to!.expire()
   }
 
   get entry(): EntryReply {
     return this.#to!.entry
   }
 
+  expire(): void {
+    this.#to!.expire()
+  }
+
   fits(nameBytes: number): boolean {
     // It was this late after the host had been asked for the last entry: that is what may take long.
-    if (this.#any && this.#replies.nowMs > this.#untilMs) return false
+    if (this.#any && this.#replies.nowMs - this.#beganMs > MOST_MS) return false
     return this.#to!.fits(nameBytes)
   }
 
@@ -54,7 +67,7 @@ export class LeasingSink implements DirectorySink {
   ): boolean {
     const to = this.#to!
     if (withEntry) {
-      this.#any = this.#dirMs > 0
+      if (this.#dirMs > 0) this.#any = true
       this.#replies.readClock()
       this.#replies.entry(to.entry, this.#dirMs, this.#looked)
     }

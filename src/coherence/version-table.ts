@@ -202,10 +202,12 @@ export class VersionTable {
       oldestTag = tag
     }
     if (oldest === FULL) return FULL
+    // As if it had changed just now: what was seen before gets no lease. Before anybody can find it by its new tag; that
+    // the former inode seems to have changed costs nothing.
+    const version = this.word(oldest, Slot.version)
+    if (!this.swap(oldest, Slot.version, version, this.clock)) return FULL
     if (Atomics.compareExchange(words, oldest + Slot.tag, oldestTag, this.#tag) !== oldestTag)
       return FULL
-    // As if it had changed just now: what was seen before gets no lease.
-    Atomics.store(words, oldest + Slot.version, this.clock)
     // No conflict lately, and data that may have changed.
     Atomics.store(words, oldest + Slot.conflict, packConflict(0, this.clock, now - QUITE_PAST))
     this.#clearPast(oldest + Slot.lease, now)

@@ -18,6 +18,9 @@ import type { Call, OperationTable } from './operation.js'
 import { BYTES_IN_PLACE } from './ops-inode.js'
 import type { FuseRequest } from './request.js'
 
+/** fuse_dirent.namelen. */
+const DIRENT_NAMELEN = 16
+
 /** Packs entries into the reply body. One per server, reset for each request. */
 export class ReplySink implements DirectorySink {
   plus = false
@@ -40,6 +43,18 @@ export class ReplySink implements DirectorySink {
 
   fits(nameBytes: number): boolean {
     return this.bytes + this.#prefix() + direntBytes(nameBytes) <= this.#limit
+  }
+
+  expire(): void {
+    if (!this.plus) return
+    const { view } = this.#request.context
+    const F = fuse_entry_out.f
+    forEachEntry(view, this.#request.replyAt, this.bytes, at => {
+      F.entry_valid.set(view, at, 0)
+      F.entry_valid_nsec.set(view, at, 0)
+      F.attr_valid.set(view, at, 0)
+      F.attr_valid_nsec.set(view, at, 0)
+    })
   }
 
   #prefix(): number {
@@ -101,13 +116,23 @@ function readdir({ fs, session, request }: Call, plus: boolean): Outcome {
 /** Gives back the lookups of a READDIRPLUS reply that could not be delivered. */
 function undoReaddirplus({ fs, session, request }: Call): void {
   const { view } = request.context
-  let at = request.replyAt
-  const end = at + session.sink.bytes
-  while (at < end) {
+  forEachEntry(view, request.replyAt, session.sink.bytes, at => {
     const nodeid = fuse_entry_out.f.nodeid.get(view, at)
     if (nodeid !== 0) fs.forget(nodeid, 1)
+  })
+}
+
+/** Each fuse_direntplus of a reply's body of `bytes` at `start`. */
+function forEachEntry(
+  view: DataView,
+  start: number,
+  bytes: number,
+  use: (at: number) => void,
+): void {
+  for (let at = start; at < start + bytes; ) {
+    use(at)
     at += fuse_entry_out.SIZE
-    at += direntBytes(view.getUint32(at + 16, true))
+    at += direntBytes(view.getUint32(at + DIRENT_NAMELEN, true))
   }
 }
 

@@ -50,6 +50,8 @@ export interface DirectorySink {
   readonly entry: EntryReply
   /** Whether an entry with a name of so many bytes still fits: ask before taking a lookup. */
   fits(nameBytes: number): boolean
+  /** Of what was added nothing may be cached, neither names nor attributes. */
+  expire(): void
   /**
    * Adds one entry. `type` is DT_*; the cookie is where a later readdir continues, opaque.
    * `withEntry`: `entry` was filled and carries a lookup (plus mode; never for `.` and `..`).

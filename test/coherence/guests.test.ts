@@ -50,6 +50,11 @@ class Clock {
 
   async pass(ms: number): Promise<void> {
     await sleep(ms)
+    this.jump(ms)
+  }
+
+  /** While it is held. */
+  jump(ms: number): void {
     if (this.#heldMs === undefined) return
     this.#heldMs += ms
     this.#heldDate += ms
@@ -334,6 +339,17 @@ test('data that changed under the same mtime is dropped when the guest has grown
   t.is(a.getattr(nodeid).stat.mtimeNsec, mtimeNsec)
 })
 
+/** Of a reply to READDIRPLUS: struct fuse_direntplus. */
+function entriesOf(bytes: Uint8Array) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+  const entries = []
+  for (let at = 0; at < bytes.length; ) {
+    entries.push({ ...entryOf(view, at), cookie: view.getBigUint64(at + 128 + 8, true) })
+    at += (128 + 24 + view.getUint32(at + 128 + 16, true) + 7) & ~7
+  }
+  return entries
+}
+
 test('READDIRPLUS entries have leases, which changes wait for', async t => {
   const { a, b, clock } = await scene(t)
   clock.hold()
@@ -343,21 +359,42 @@ test('READDIRPLUS entries have leases, which changes wait for', async t => {
   let leased = 0
   // A reply is cut short when it takes long.
   for (let cookie = 0n; ; ) {
-    const bytes = b.client.readdir(dir, fh, cookie, 4096, true)
-    if (bytes.length === 0) break
-    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-    for (let at = 0; at < bytes.length; ) {
-      const { nodeid, entryMs, attrMs } = entryOf(view, at)
+    const entries = entriesOf(b.client.readdir(dir, fh, cookie, 4096, true))
+    if (entries.length === 0) break
+    for (const { nodeid, entryMs, attrMs } of entries)
       if (nodeid !== 0 && entryMs === TIMES.leaseMs && attrMs === TIMES.leaseMs) leased++
-      cookie = view.getBigUint64(at + 128 + 8, true)
-      at += (128 + 24 + view.getUint32(at + 128 + 16, true) + 7) & ~7
-    }
+    cookie = entries.at(-1)!.cookie
   }
   t.is(leased, 5)
   const theirs = a.client.lookup(a.lookup('full').nodeid, 'f3')
   clock.release()
   a.setattr(theirs, Fattr.mode, { mode: 0o600 })
   t.true(clock.nowMs() - began > TIMES.leaseMs)
+})
+
+test('where the host takes long over one entry, nothing of that READDIRPLUS may be cached', async t => {
+  const { b, clock } = await scene(t)
+  const { context } = b.rig
+  const statx = context.statx.bind(context)
+  let looks = 0
+  let slowMs = 0
+  context.statx = (...args) => {
+    if (++looks === 4) clock.jump(slowMs)
+    return statx(...args)
+  }
+  clock.hold()
+  const dir = b.lookup('full').nodeid
+  for (slowMs of [0, 1000]) {
+    const fh = b.client.opendir(dir)
+    looks = 0
+    const entries = entriesOf(b.client.readdir(dir, fh, 0n, 4096, true))
+    t.true(looks >= 4)
+    const known = entries.filter(({ nodeid }) => nodeid !== 0)
+    const ms = slowMs > 0 ? 0 : TIMES.leaseMs
+    t.true(known.length >= 3)
+    for (const { entryMs, attrMs } of known) t.deepEqual([entryMs, attrMs], [ms, ms])
+    for (const { nodeid } of known) b.client.forget(nodeid, 1)
+  }
 })
 
 test('a lease is told to the guest before the next request is begun, which may take long', async t => {

@@ -1,6 +1,7 @@
 /** Leases with a clock moved by hand: no promise is broken, no change waits for ever, what is shared settles. */
 import test from 'ava'
 import {
+  BUCKET_SLOTS,
   MOST_AHEAD,
   MOST_BELIEVED,
   pack,
@@ -256,6 +257,45 @@ test('what guests change in turn, each caching what it has changed, soon costs n
   t.is(waits, 0)
 })
 
+test('a change that waits for a long lease stays announced: nobody gets new ones meanwhile', t => {
+  const { clock, table } = scene()
+  const make = (guest: number): Leases =>
+    new Leases(table, {
+      guest,
+      leaseMs: 5000,
+      marginMs: MARGIN_MS,
+      nowMs: () => clock.ms,
+      onDamage: () => {},
+    })
+  const [reader, writer] = [make(1), make(2)]
+  t.true(lease(reader, 1))
+  const change = changeOf(1)
+  let waited = 0
+  for (let again = false; ; again = true) {
+    const wait = writer.begin(change, again, false)
+    if (wait === 0) break
+    for (let ms = 0; ms < wait; ms += TICK_MS) {
+      clock.ms += TICK_MS
+      waited += TICK_MS
+      t.false(lease(reader, 1))
+    }
+  }
+  t.true(waited <= 5000 + MARGIN_MS + 3 * TICK_MS, `${waited}`)
+})
+
+test('who is stopped for longer than its change was announced for gets no lease on what others made of it', t => {
+  const { all, clock } = scene()
+  const own = changeOf(1)
+  t.is(all[0]!.begin(own, false, false), 0)
+  all[0]!.pin()
+  const looked = all[0]!.look()
+  clock.ms += CHANGE_MS + 200
+  t.is(apply(all[1]!, clock, changeOf(1)), 0)
+  clock.ms += QUIET_MS * 2
+  t.is(all[0]!.grant(keyOf(1), looked, true), 0)
+  all[0]!.end(own)
+})
+
 test('a daemon that dies in the middle of a change leaves nothing behind for long', t => {
   const { all, clock } = scene()
   t.is(all[0]!.begin(changeOf(1), false, false), 0)
@@ -455,6 +495,39 @@ test('a table full of leases gives no more, and holds up no changes', t => {
   const both = changeOf(2000, 2001, 2002, 2003)
   t.is(all[1]!.begin(both, false, false), 0)
   all[1]!.end(both)
+})
+
+test('who finds a slot while it is being given to an inode gets no lease on what he saw before', t => {
+  const { all, clock, table } = scene()
+  const bucketOf = (ino: number): number => {
+    table.seek(keyOf(ino))
+    return table.bucket
+  }
+  const same = Array.from({ length: 1000 }, (_, i) => i + 2).filter(
+    ino => bucketOf(ino) === bucketOf(1),
+  )
+  for (const ino of same.slice(0, BUCKET_SLOTS)) t.true(lease(all[0]!, ino))
+  const looked = all[1]!.look()
+  // It has no slot, and gets none for this.
+  t.is(apply(all[2]!, clock, changeOf(1)), 0)
+  clock.ms += MOST_WAIT_MS
+  let granted = -1
+  const real = Atomics.compareExchange
+  t.teardown(() => {
+    Atomics.compareExchange = real
+  })
+  Atomics.compareExchange = <T>(...args: T[]): never => {
+    const before = real(...(args as unknown as Parameters<typeof real>))
+    table.seek(keyOf(1))
+    if (granted < 0 && table.find() >= 0) {
+      granted = 0
+      granted = all[1]!.grant(keyOf(1), looked, false)
+      table.seek(keyOf(1))
+    }
+    return before as never
+  }
+  all[0]!.track(keyOf(1))
+  t.is(granted, 0)
 })
 
 test('a long change of what has no slot keeps others from getting one', t => {

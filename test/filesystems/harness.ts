@@ -93,6 +93,7 @@ class ListSink implements DirectorySink {
   fits(): boolean {
     return this.found.length < this.#most
   }
+  expire(): void {}
   add(
     nameAt: number,
     nameBytes: number,

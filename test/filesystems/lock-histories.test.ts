@@ -80,15 +80,18 @@ async function play(flock: boolean, steps: readonly Step[]): Promise<void> {
   })
   const model = new Model()
 
-  /** Answers that came, into the model. */
+  /** Answers that came, into the model: those of one owner in the order in which they came. */
   const take = (): void => {
-    model.waits = model.waits.filter(wait => {
+    const answered = model.waits.filter(({ owner, number }) =>
+      owners[owner]!.guest.answers.has(number),
+    )
+    const place = ({ owner, number }: Waiting): number => owners[owner]!.guest.order.indexOf(number)
+    for (const wait of answered.sort((one, other) => place(one) - place(other))) {
       const answer = owners[wait.owner]!.guest.answers.get(wait.number)
-      if (answer === undefined) return true
       if (answer === 0) model.set(wait)
       else if (answer !== -EDEADLK && answer !== -EINTR) throw new Error(`answered ${answer}`)
-      return false
-    })
+    }
+    model.waits = model.waits.filter(wait => !answered.includes(wait))
   }
   const settle = (): Promise<void> =>
     until(

@@ -3,7 +3,8 @@
  * table. The kernel queues an event inside the system call that makes the change, so that `pending` asked
  * afterwards always tells of it.
  *
- * Not told: stores through mappings of the file, access times, and what a network file system's other clients do.
+ * Not told: stores through mappings of the file, writes by io_submit(2), chattr(1), access times, and what a network file
+ * system's other clients do.
  */
 import { closeSync, openSync, readSync } from 'node:fs'
 import { Errno } from '../../../protocol/errno.js'

@@ -70,7 +70,7 @@ export class InodeMarks {
   #learnMount(mount: HostMount, fd: number): boolean {
     if (mount.fsid !== '') return true
     const kind = this.#mounts.kindOf(mount.id, fd)
-    if (kind === 'remote') return false
+    if (!this.#mounts.isLocal(mount.id)) return false
     mount.inMemory = kind === 'memory'
     const at = this.#at
     if (this.#context.statfs(fd, at) < 0) return false

@@ -2,15 +2,15 @@
  * Small reads of files that are read again and again: copied from a mapping of the file instead of read by a
  * system call (which costs about four times as much for 4 KiB).
  *
- * The size comes from the attributes that are kept (metadata-cache.ts), so that the end of the file is where it is
- * now. Only pages that the page cache had when they were read last, by RWF_NOWAIT, are copied: others would make the
+ * What lies within the size that is kept (metadata-cache.ts) is read so; where the file ends a system call tells.
+ * Only pages that the page cache had when they were read last, by RWF_NOWAIT, are copied: others would make the
  * whole device wait for the disk. As pages may leave the page cache, that knowledge is thrown away now and then. A
  * file that is cut short during the copy is read by the system call after all.
  *
  * A mapping keeps its file busy: it goes with the last open handle of the guest.
  */
 import { statx } from '../../../protocol/linux/statx.js'
-import { S_IFREG } from '../../../protocol/linux/constants.js'
+import { RWF_NOWAIT, S_IFREG } from '../../../protocol/linux/constants.js'
 import type { Context } from '../../native/context.js'
 import type { Payload } from '../../vfs/request.js'
 import type { HostHandle } from './handles.js'
@@ -71,7 +71,8 @@ export class KeptMappings {
   }
 
   /** Fills `into` from a mapping: bytes, as of a read(2), or NOT_MAPPED. */
-  read({ node, fd }: HostHandle, offset: number, into: Payload): number {
+  read(handle: HostHandle, offset: number, into: Payload): number {
+    const { node, fd } = handle
     if (into.bytes > MOST_MAPPED_BYTES || into.bytes === 0) return NOT_MAPPED
     const { kept } = node
     if (kept === undefined) {
@@ -86,7 +87,7 @@ export class KeptMappings {
       return NOT_MAPPED
     }
     const size = F.stx_size.get(this.#metadata.view, at)
-    if (offset >= size) return 0
+    if (offset >= size) return NOT_MAPPED
     const bytes = Math.min(into.bytes, size - offset)
     const mapping = this.#mapped(kept, fd, at, size, offset + bytes)
     if (mapping === undefined || !this.#inMemory(mapping, offset, bytes)) return NOT_MAPPED
@@ -94,12 +95,21 @@ export class KeptMappings {
     const done = this.#context.readMapped(mapping.id, first, count, skip, bytes, offset)
     if (done === bytes) {
       this.counters.reads++
-      return done
+      return done === into.bytes ? done : this.#readOn(handle, offset, into, done)
     }
     // EFAULT is the guest's fault, which the system call will find too.
     this.counters.torn++
     this.drop(kept)
     return NOT_MAPPED
+  }
+
+  /** What comes after the first `done` bytes: nothing, mostly, but not all that makes a file longer raises an event. */
+  #readOn({ fd, kind }: HostHandle, offset: number, into: Payload, done: number): number {
+    const { first, count, skip, bytes } = into
+    const flags = kind === 'memory' ? 0 : RWF_NOWAIT
+    const rest = bytes - done
+    const more = this.#context.readv(fd, first, count, skip + done, rest, offset + done, flags)
+    return more < 0 ? NOT_MAPPED : done + more
   }
 
   /** A system call that does not wait has read these bytes. */

@@ -44,7 +44,10 @@ const EVICTION_COSTS = 8
 
 const STATX_BYTES = 256
 
-/** Attributes of a regular file are asked for again after this time: a store through a mapping raises no event. */
+/**
+ * Attributes are asked for again after this time: stores through a mapping, writes by io_submit(2) and chattr(1) raise no
+ * event.
+ */
 const UNSEEN_MS = 1000
 
 const F = statx.f
@@ -129,7 +132,7 @@ export class MetadataCache implements ChangeSink {
     const { kept } = node
     if (kept === undefined || !kept.valid) return -1
     if (!this.#fresh && this.#look() && (node.kept !== kept || !kept.valid)) return -1
-    if (this.#now - kept.askedAt > UNSEEN_MS && node.type === S_IFREG) return -1
+    if (this.#now - kept.askedAt > UNSEEN_MS) return -1
     if (kept.worth < MOST_WORTH) kept.worth++
     this.counters.hits++
     return kept.at

@@ -27,6 +27,29 @@ const KINDS = new Map<number, MountKind>([
   [0x47504653, 'remote'], // gpfs
 ])
 
+/** File systems all of whose changes are made on this host, by system calls that raise events. */
+const LOCAL: ReadonlySet<number> = new Set([
+  0xef53, // ext2, ext3, ext4
+  0x58465342, // xfs
+  0x9123683e, // btrfs
+  0xf2f52010, // f2fs
+  0xca451a4e, // bcachefs
+  0x2fc12fc1, // zfs
+  0x01021994, // tmpfs
+  0x858458f6, // ramfs
+  0x794c7630, // overlayfs
+  0x3153464a, // jfs
+  0x52654973, // reiserfs
+  0x3434, // nilfs2
+  0x4d44, // fat
+  0x2011bab0, // exfat
+  0x7366746e, // ntfs3
+  0x73717368, // squashfs
+  0xe0f5e1e2, // erofs
+  0x9660, // iso9660
+  0x15013346, // udf
+])
+
 /** File systems where every descriptor of a file sees the same: not overlayfs, whose files move when written. */
 const PLAIN: ReadonlySet<number> = new Set([
   0xef53, // ext2, ext3, ext4
@@ -40,6 +63,7 @@ const PLAIN: ReadonlySet<number> = new Set([
 export class Mounts {
   readonly #kinds = new Map<number, MountKind>()
   readonly #plain = new Set<number>()
+  readonly #local = new Set<number>()
   readonly #context: Context
   readonly #scratchAt: number
 
@@ -59,9 +83,15 @@ export class Mounts {
       const type = this.#context.view.getUint32(at, true)
       kind = KINDS.get(type) ?? 'disk'
       if (PLAIN.has(type)) this.#plain.add(mount)
+      if (LOCAL.has(type)) this.#local.add(mount)
     }
     this.#kinds.set(mount, kind)
     return kind
+  }
+
+  /** Nothing of `mount`, whose kind was asked for, changes without an event on this host. */
+  isLocal(mount: number): boolean {
+    return this.#local.has(mount)
   }
 
   /** A file of `mount`, whose kind was asked for, is the same to all who open it, now or later. */

@@ -1,0 +1,62 @@
+/** What a guest is told of files it has open, so that it drops pages that others have changed. */
+import test from 'ava'
+import { FileMemories } from '../../src/coherence/file-memory.js'
+import { ChangeTime } from '../../src/vfs/identities.js'
+import { Attributes } from '../../src/vfs/replies.js'
+
+const FILE = 2
+
+function timeOf(sec: number, nsec: number): ChangeTime {
+  const time = new ChangeTime()
+  time.sec = sec
+  time.nsec = nsec
+  return time
+}
+
+/** Written at that time. */
+function attributesOf(sec: number, nsec: number): Attributes {
+  const attr = new Attributes()
+  attr.sizeBytes = 4
+  attr.mtimeSec = attr.ctimeSec = sec
+  attr.mtimeNsec = attr.ctimeNsec = nsec
+  return attr
+}
+
+test('two writes of others in one tick of the clock, the guest opens the file in between: it is told', t => {
+  const files = new FileMemories()
+  // It knows an mtime from LOOKUP, and was given no lease: the first write was just before.
+  files.opened(FILE, 7, 2, timeOf(100, 40), false)
+  const attr = attributesOf(100, 40)
+  t.true(files.reported(FILE, 9, 4, attr))
+  t.is(attr.mtimeNsec, 41)
+  // Once.
+  const again = attributesOf(100, 40)
+  t.false(files.reported(FILE, 9, 4, again))
+  t.is(again.mtimeNsec, 40)
+})
+
+test('a write of others in a later tick shows by itself', t => {
+  const files = new FileMemories()
+  files.opened(FILE, 7, 2, timeOf(100, 40), false)
+  const attr = attributesOf(100, 50)
+  t.false(files.reported(FILE, 9, 4, attr))
+  t.is(attr.mtimeNsec, 50)
+})
+
+test('where nothing is known of the time at which it was opened, a change is told', t => {
+  const files = new FileMemories()
+  files.opened(FILE, 7, 2, undefined, false)
+  const attr = attributesOf(100, 50)
+  t.true(files.reported(FILE, 9, 4, attr))
+  t.is(attr.mtimeNsec, 51)
+})
+
+test('pages are kept over an open only if the change time was settled at both', t => {
+  const files = new FileMemories()
+  const at = timeOf(100, 40)
+  t.is(files.opened(FILE, 7, 2, at, false), 'unknown')
+  t.is(files.opened(FILE, 7, 2, at, true), 'unknown')
+  t.is(files.opened(FILE, 7, 2, at, true), 'same')
+  t.is(files.opened(FILE, 7, 2, at, false), 'unknown')
+  t.is(files.opened(FILE, 9, 4, at, true), 'data')
+})
