@@ -232,8 +232,8 @@ test('a name moved to another directory, which its guest goes on caching, is wai
   await sleep(WAIT_MS + 20)
   // What is in it changes all the time, that it is there does not.
   b.client.write(file, fh, 0, text('new'))
-  const cached = entryOf(a.client.do(Opcode.FUSE_LOOKUP, from, text('f0')).body)
   const began = performance.now()
+  const cached = entryOf(a.client.do(Opcode.FUSE_LOOKUP, from, text('f0')).body)
   t.is(cached.entryMs, TIMES.leaseMs)
   a.client.do(Opcode.FUSE_RENAME, from, concat(u64(BigInt(to)), text('f0'), text('f0')))
   b.client.do(Opcode.FUSE_UNLINK, theirs, text('f0'))

@@ -29,7 +29,8 @@ async function leavesNothing(t: ExecutionContext, ...options: string[]): Promise
   const daemon = new Launched(t, [...argv, ...options])
   await daemon.said('rehearsed')
   t.notRegex(daemon.stderr, /the rehearsal ends:/)
-  t.true(Number(DONE.exec(daemon.stderr)![1]) > 100, daemon.stderr)
+  // The first step alone makes 97 requests; how many follow is a matter of CPU time.
+  t.true(Number(DONE.exec(daemon.stderr)![1]) > 90, daemon.stderr)
   t.is(traces(place.share), before)
   const open = descriptors(daemon.pid)
   t.deepEqual(

@@ -197,8 +197,8 @@ for (const [argv, wanted] of CHOICES)
     testIf(missing(mode))(`${mode.name} with ${argv}: the capabilities are these`, async t => {
       const place = new Place(t)
       const daemon = await started(t, place, mode, [argv])
-      isolated(t, daemon.pid, { ...mode, capabilities: wanted }, place.share)
       keepBusy(await guest(t, place))
+      isolated(t, daemon.pid, { ...mode, capabilities: wanted }, place.share)
     })
 
 for (const [action, wanted] of [

@@ -32,8 +32,8 @@ function stage(t: ExecutionContext, host: Partial<HostOptions> = {}, coherence?:
     host: { ...DEFAULT_HOST_OPTIONS, sharedDir: '/nowhere', ...host },
     stageFd: openSync(folder, 'r'),
     coherence,
-    // Sanitizers and a busy machine make each step dear.
-    mostCpuUs: 500_000,
+    // Its rounds end it, however dear sanitizers and a busy machine make each step.
+    mostCpuUs: 60_000_000,
   }
   const changes = HostChanges.open(context)
   const make = (): Rehearsal =>

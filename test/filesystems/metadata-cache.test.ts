@@ -35,11 +35,14 @@ function warmRig(t: ExecutionContext): Rig {
   return rig(t, { keepsMetadata: true })
 }
 
-for (const seed of [1, 20261121, Date.now() % 1_000_000]) {
+/** In these every kind of change is made; in a random one a kind that is seldom possible may be missing. */
+const FULL_SEEDS = [1, 20261121]
+for (const seed of [...FULL_SEEDS, Date.now() % 1_000_000]) {
   test(`a guest is never told what was true before, seed ${seed}`, t => {
     const s = warmRig(t)
     const tally = changeAndLook(s.folder, s.client(), 1500, seed, HOST_CHANGES)
-    for (const kind of Object.keys(HOST_CHANGES)) t.true(tally.changes[kind]! > 0, kind)
+    if (FULL_SEEDS.includes(seed))
+      for (const kind of Object.keys(HOST_CHANGES)) t.true(tally.changes[kind]! > 0, kind)
     const { hits, nameHits } = s.fs.metadataCounters
     t.true(hits > tally.looks / 4, `${hits} answers from what is kept, ${tally.looks} looks`)
     t.true(nameHits > tally.looks / 8, `${nameHits} names from what is kept`)

@@ -84,12 +84,21 @@ function daemonsAre(libvirt: Libvirt, count: number): Promise<boolean> {
   return comes(() => libvirt.processes('virtiofsd').length === count)
 }
 
+/** All names below a folder in which others remove some meanwhile. */
+function namesBelow(folder: string): string[] {
+  for (let tries = 0; ; tries++) {
+    try {
+      return readdirSync(folder, { recursive: true, encoding: 'utf8' })
+    } catch (cause) {
+      if ((cause as NodeJS.ErrnoException).code !== 'ENOENT' || tries === 100) throw cause
+    }
+  }
+}
+
 /** Sockets and pid files of daemons that libvirt no longer runs. */
 function leftOver({ folder }: Libvirt): string[] {
   return ['run', 'lib']
-    .flatMap(name =>
-      readdirSync(join(folder, name, 'libvirt', 'qemu'), { recursive: true, encoding: 'utf8' }),
-    )
+    .flatMap(name => namesBelow(join(folder, name, 'libvirt', 'qemu')))
     .filter(name => /fs\d.*\.(sock|pid)$/.test(name))
 }
 

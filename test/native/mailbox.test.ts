@@ -355,7 +355,7 @@ function perform(scene: Scene, row: Row, args: readonly number[]): number {
   if ((row.call === 'submit' || row.call === 'submitAlone') && answer === 0) {
     const token = args[8]
     let reaped = -1
-    for (let i = 0; i < 1000 && reaped < 0; i++) {
+    for (const until = performance.now() + 60_000; reaped < 0 && performance.now() < until; ) {
       reaped = context.reap()
       if (reaped >= 0) continue
       context.wait(0, 1000)
