@@ -28,7 +28,8 @@ constexpr int kMaxRings = 65;
 constexpr int kMaxReady = 64;
 constexpr int kMaxMessageFds = 32;
 constexpr size_t kMaxRegions = 512;
-constexpr size_t kMaxJobs = 4096;
+// As many requests as sixteen rings of 1024 hold, which is what QEMU takes at most.
+constexpr size_t kMaxJobs = 16384;
 constexpr size_t kMaxLone = 256;
 constexpr double kMaxSafe = 9007199254740991.0;
 

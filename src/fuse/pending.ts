@@ -8,8 +8,8 @@ import { type FuseRequest, OUT_HEADER_BYTES } from './request.js'
 const LATE_BODY_BYTES = 32
 /** Segments a late reply's header and body can lie in: a byte each at worst. */
 export const LATE_SEGMENTS = OUT_HEADER_BYTES + LATE_BODY_BYTES
-/** Requests that can wait for their answer at once. */
-const MAX_PENDING = 4096
+/** Requests that can wait for their answer at once: as many as the pool takes jobs (kMaxJobs). */
+const MAX_PENDING = 16384
 /** Interrupts remembered that came before their request, on another ring. */
 const EARLY_INTERRUPTS = 64
 

@@ -32,7 +32,7 @@ import {
   startWorker,
 } from './support.js'
 
-const MAX_JOBS = 4096
+const MAX_JOBS = 16384
 
 /** A file with a lock that somebody holds: its waiter blocks in the pool until `release`. */
 function heldLock(
@@ -59,7 +59,7 @@ function poolThreads(): number {
   }).length
 }
 
-test('4096 jobs may be in flight, one more is EAGAIN, and each comes back once', t => {
+test('16384 jobs may be in flight, one more is EAGAIN, and each comes back once', t => {
   const context = makeContext(t)
   const { waiter, release } = heldLock(t, context)
   const fd = own(t, native.memfd('file', 1))
