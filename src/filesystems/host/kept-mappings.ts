@@ -30,7 +30,7 @@ const MOST_MAPPINGS = 512
 const MOST_FILE_BYTES = 2 ** 30
 /** What is known of the page cache is thrown away after this time. */
 const PAGES_KNOWN_MS = 5000
-const PAGE_SHIFT = 12
+const PAGE_BYTES = 4096
 
 /** `read`: the file must be read by a system call. No -errno. */
 export const NOT_MAPPED = 1
@@ -48,8 +48,15 @@ export class KeptMapping {
   constructor(id: number, bytes: number, now: number) {
     this.id = id
     this.bytes = bytes
-    this.pages = new Uint8Array(Math.ceil(bytes / 2 ** PAGE_SHIFT))
+    this.pages = new Uint8Array(Math.ceil(bytes / PAGE_BYTES))
     this.clearedAt = now
+  }
+
+  /** As far as it reaches, these bytes were in the page cache lately. */
+  wereRead(offset: number, bytes: number): boolean {
+    const last = Math.min(pageOf(offset + bytes - 1), this.pages.length - 1)
+    for (let page = pageOf(offset); page <= last; page++) if (this.pages[page] === 0) return false
+    return true
   }
 }
 
@@ -80,6 +87,8 @@ export class KeptMappings {
       return NOT_MAPPED
     }
     if (++kept.smallReads < READS_TO_MAP || node.type !== S_IFREG) return NOT_MAPPED
+    // Before anything is asked of the host for it.
+    if (kept.mapping !== undefined && !kept.mapping.wereRead(offset, into.bytes)) return NOT_MAPPED
     const at = this.#metadata.findOrAsk(node, fd)
     if (at < 0) {
       // Mostly this read is about to change the access time, and the next will not.
@@ -116,8 +125,8 @@ export class KeptMappings {
   wasRead({ kept }: HostNode, offset: number, bytes: number): void {
     const mapping = kept?.mapping
     if (mapping === undefined || bytes > MOST_MAPPED_BYTES || bytes <= 0) return
-    const last = Math.min((offset + bytes - 1) >>> PAGE_SHIFT, mapping.pages.length - 1)
-    for (let page = offset >>> PAGE_SHIFT; page <= last; page++) mapping.pages[page] = 1
+    const last = Math.min(pageOf(offset + bytes - 1), mapping.pages.length - 1)
+    for (let page = pageOf(offset); page <= last; page++) mapping.pages[page] = 1
   }
 
   drop(kept: KeptInode): void {
@@ -158,9 +167,11 @@ export class KeptMappings {
       mapping.clearedAt = this.#metadata.now
       return false
     }
-    const last = (offset + bytes - 1) >>> PAGE_SHIFT
-    for (let page = offset >>> PAGE_SHIFT; page <= last; page++)
-      if (mapping.pages[page] === 0) return false
-    return true
+    return mapping.wereRead(offset, bytes)
   }
+}
+
+/** The file may be larger than what is mapped of it: no shift of 32 bits. */
+function pageOf(offset: number): number {
+  return Math.floor(offset / PAGE_BYTES)
 }
