@@ -14,8 +14,9 @@
  *
  * An inode that somebody else has changed gets no lease until it was left alone for a while (QUIET_MS, and
  * double that for each time a change still met a lease): what is shared all the time is asked for each
- * time, and costs its writers nothing. That goes for who changes it himself, too, while others do so in turn. One that was left alone for long gets long leases: to the guest that works on
- * it alone they cost nothing, and are worth as much as --cache=auto.
+ * time, and costs its writers nothing. That goes for who changed it last, too, while others do so in turn. One that
+ * was left alone for long gets long leases: to the guest that works on it alone they cost nothing, and are worth as
+ * much as --cache=auto.
  *
  * Processes of the host do not wait: what they change may be seen late by as long as a guest may cache.
  * They are known by change times that no change of a guest explains.

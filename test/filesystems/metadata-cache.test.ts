@@ -3,7 +3,10 @@ import { execFileSync } from 'node:child_process'
 import {
   appendFileSync,
   mkdirSync,
+  mkdtempSync,
+  readFileSync,
   renameSync,
+  rmSync,
   statSync,
   truncateSync,
   utimesSync,
@@ -11,9 +14,14 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
+import { HostChanges } from '../../src/filesystems/host/host-changes.js'
+import { HostFileSystem } from '../../src/filesystems/host/host-filesystem.js'
+import { DEFAULT_HOST_OPTIONS } from '../../src/filesystems/host/options.js'
+import { SCRATCH_AT } from '../../src/fuse/layout.js'
 import { concat, u32s, u64 } from '../helpers/front-end.js'
 import { type FuseClient, text } from '../helpers/fuse-client.js'
 import { type Rig, rig } from '../helpers/rig.js'
+import { Harness } from './harness.js'
 import { changeAndLook, HOST_CHANGES, PROCESS_CHANGES } from './metadata-changes.js'
 
 const getattr = (client: FuseClient, nodeid: number): DataView =>
@@ -179,6 +187,36 @@ test('no more inodes are watched than was said', t => {
     client.forget(node, 1)
   }
   t.true(s.fs.metadataCounters.kept <= 16)
+})
+
+test('where more changes than the kernel queues, all is asked for again', t => {
+  const limit = Number(readFileSync('/proc/sys/fs/fanotify/max_queued_events', 'utf8'))
+  const folder = mkdtempSync('/dev/shm/virtiofsd-queue-')
+  t.teardown(() => rmSync(folder, { recursive: true }))
+  // Changes of one inode are one event.
+  const names = Array.from({ length: Math.min(limit, 16384) + 500 }, (_, i) => `f${i}`)
+  for (const name of names) writeFileSync(join(folder, name), '')
+  // Without rings: it is asked a quarter of a million times.
+  const h = new Harness()
+  const changes = HostChanges.open(h.context)
+  if (typeof changes === 'number') throw new Error(`fanotify: ${changes}`)
+  const options = { ...DEFAULT_HOST_OPTIONS, sharedDir: folder }
+  const fs = new HostFileSystem(h.context, SCRATCH_AT, options, changes)
+  t.is(fs.start(), 0)
+  h.start(fs)
+  t.teardown(() => {
+    h.close()
+    changes.close()
+  })
+  const nodes = names.map(name => h.lookup(1, name))
+  for (let round = 0; round < 13; round++) for (const node of nodes) h.getattr(node)
+  t.true(fs.metadataCounters.kept >= names.length)
+  const before = fs.metadataCounters.events
+  for (const name of names) utimesSync(join(folder, name), 7, 7)
+  fs.renew()
+  t.true(nodes.every(node => h.stat(node).mtimeSec === 7))
+  const events = fs.metadataCounters.events - before
+  t.true(events > 0 && events <= limit + 1, `${events} events were queued`)
 })
 
 test('a directory that takes the place of another is found', t => {
