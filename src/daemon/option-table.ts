@@ -265,7 +265,7 @@ export const HEADINGS: readonly Heading[] = [
         name: 'flock',
         takes: 'none',
         undoes: 'no-flock',
-        help: "take the guest's flock locks on the host, so that they hold between guests and host; best with --cache=never",
+        help: "take the guest's flock locks on the host, so that they hold between guests and host; best with --cache=never or --coherence=strict",
       },
       {
         name: 'no-flock',
@@ -336,7 +336,7 @@ export const HEADINGS: readonly Heading[] = [
         name: 'lease-ms',
         takes: 'word',
         value: 'MS',
-        help: 'how long a guest may cache with --coherence=strict, and may be late for what processes of the host change, 0 to 5000 (default 250), and four times that, 5000 at most, for what nobody else has changed for 3 s; 0: it asks each time and is never late',
+        help: 'how long a guest may cache with --coherence=strict, and may be late for what processes of the host change, 0 to 5000 (default 250), and four times that, 5000 at most, for what nobody else has changed for 3 s; 0: it asks each time',
       },
       {
         name: 'lease-margin-ms',
