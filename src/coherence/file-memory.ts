@@ -28,6 +28,12 @@ class FileMemory {
   mtimeSec = 0
   /** -1: it was told before it opened the file, and who knows what. */
   mtimeNsec = -1
+
+  told({ sizeBytes, mtimeSec, mtimeNsec }: Attributes): void {
+    this.sizeBytes = sizeBytes
+    this.mtimeSec = mtimeSec
+    this.mtimeNsec = mtimeNsec
+  }
 }
 
 /** What an opening shows: nothing was changed by others, what the file holds was, or it cannot be told. */
@@ -108,12 +114,25 @@ export class FileMemories {
 
   /**
    * Attributes are about to go to the guest that were seen when the file had `version` (0: it is not known)
-   * or a newer one. True: they must not be cached; `attr` was changed so that the guest drops the data it has.
+   * or a newer one. `own`: they answer its SETATTR, after which Linux has their mtime, and keeps its pages all the same
+   * (fs/fuse/dir.c, fuse_do_setattr). True: they must not be cached; `attr` was changed so that the guest drops the
+   * data it has, or the next ones will be.
    */
-  reported(nodeid: number, version: number, dataCount: number, attr: Attributes): boolean {
+  reported(
+    nodeid: number,
+    version: number,
+    dataCount: number,
+    attr: Attributes,
+    own: boolean,
+  ): boolean {
     const file = this.#files.get(nodeid)
     if (file === undefined) return false
     const changed = version !== 0 && version !== file.version && dataCount !== file.dataCount
+    if (own) {
+      if (!changed) file.version = version
+      file.told(attr)
+      return changed
+    }
     const shows =
       file.mtimeNsec < 0
         ? isNewer(attr, file)
@@ -124,9 +143,7 @@ export class FileMemories {
     if (hidden) attr.mtimeNsec ^= 1
     file.version = version
     if (version !== 0) file.dataCount = dataCount
-    file.sizeBytes = attr.sizeBytes
-    file.mtimeSec = attr.mtimeSec
-    file.mtimeNsec = attr.mtimeNsec
+    file.told(attr)
     return hidden
   }
 }

@@ -27,11 +27,11 @@ test('two writes of others in one tick of the clock, the guest opens the file in
   // It knows an mtime from LOOKUP, and was given no lease: the first write was just before.
   files.opened(FILE, 7, 2, timeOf(100, 40), false)
   const attr = attributesOf(100, 40)
-  t.true(files.reported(FILE, 9, 4, attr))
+  t.true(files.reported(FILE, 9, 4, attr, false))
   t.is(attr.mtimeNsec, 41)
   // Once.
   const again = attributesOf(100, 40)
-  t.false(files.reported(FILE, 9, 4, again))
+  t.false(files.reported(FILE, 9, 4, again, false))
   t.is(again.mtimeNsec, 40)
 })
 
@@ -39,7 +39,7 @@ test('a write of others in a later tick shows by itself', t => {
   const files = new FileMemories()
   files.opened(FILE, 7, 2, timeOf(100, 40), false)
   const attr = attributesOf(100, 50)
-  t.false(files.reported(FILE, 9, 4, attr))
+  t.false(files.reported(FILE, 9, 4, attr, false))
   t.is(attr.mtimeNsec, 50)
 })
 
@@ -47,8 +47,27 @@ test('where nothing is known of the time at which it was opened, a change is tol
   const files = new FileMemories()
   files.opened(FILE, 7, 2, undefined, false)
   const attr = attributesOf(100, 50)
-  t.true(files.reported(FILE, 9, 4, attr))
+  t.true(files.reported(FILE, 9, 4, attr, false))
   t.is(attr.mtimeNsec, 51)
+})
+
+test('a SETATTR of the guest itself does not hide what others have written', t => {
+  const files = new FileMemories()
+  files.opened(FILE, 7, 2, timeOf(100, 40), true)
+  t.false(files.reported(FILE, 7, 2, attributesOf(100, 40), false))
+  // It answers with the mtime of the others' write, which Linux takes without dropping its pages.
+  const answer = attributesOf(100, 50)
+  t.true(files.reported(FILE, 9, 4, answer, true))
+  t.is(answer.mtimeNsec, 50)
+  files.changedByGuest(FILE, 9, 11, 0)
+  const next = attributesOf(100, 50)
+  t.true(files.reported(FILE, 11, 4, next, false))
+  t.is(next.mtimeNsec, 51)
+  t.false(files.reported(FILE, 11, 4, attributesOf(100, 50), false))
+  // Without a write of others there is nothing to tell.
+  t.false(files.reported(FILE, 11, 4, attributesOf(100, 50), true))
+  files.changedByGuest(FILE, 11, 13, 0)
+  t.false(files.reported(FILE, 13, 4, attributesOf(100, 50), false))
 })
 
 test('pages are kept over an open only if the change time was settled at both', t => {

@@ -350,6 +350,22 @@ function entriesOf(bytes: Uint8Array) {
   return entries
 }
 
+test('what others have written is told after a SETATTR, too, whose answer Linux takes without dropping pages', async t => {
+  const { a, b } = await scene(t)
+  const node = a.lookup('file').nodeid
+  const theirs = b.lookup('file').nodeid
+  a.open(node)
+  a.getattr(node)
+  const { fh } = b.open(theirs)
+  for (const change of [{ mode: 0o640 }, { mtime: 7, mtimeNsec: 8 }]) {
+    b.client.write(theirs, fh, 0, text('changed'))
+    const answer = a.setattr(node, 'mode' in change ? Fattr.mode : Fattr.mtime, change)
+    t.is(answer.attrMs, 0)
+    t.is(a.getattr(node).stat.mtimeNsec, answer.stat.mtimeNsec ^ 1)
+    t.is(a.getattr(node).stat.mtimeNsec, answer.stat.mtimeNsec)
+  }
+})
+
 test('READDIRPLUS entries have leases, which changes wait for', async t => {
   const { a, b, clock } = await scene(t)
   clock.hold()

@@ -2,11 +2,15 @@
  * Two guests, a daemon each, one directory: what one changes the other, which has it cached, sees at once
  * with --coherence=strict. The same looks without it are stale, so the looking works.
  */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import test from 'ava'
 import type { Mode } from '../../scripts/lab/cache-modes.js'
 import { bootGuests, type LookResult, PAIRS, takeLooks } from '../../scripts/lab/coherence.js'
 import { findUml } from '../../scripts/lab/uml.js'
 import { registerMissing } from './helpers/missing.js'
+import { GuestShell } from './helpers/shell.js'
 
 /** Changes wait for leases of 1250 ms and more. */
 const WAITED_MS = 100
@@ -50,6 +54,33 @@ else {
       break
     }
   })
+
+  test.serial(
+    'strict: what was written is read after chmod and touch of the open file, too',
+    async t => {
+      t.timeout(600_000)
+      const share = mkdtempSync(join(tmpdir(), 'virtiofsd-open-'))
+      const table = mkdtempSync('/dev/shm/virtiofsd-open-')
+      const args = ['--coherence=strict', `--version-table=${join(table, 'table')}`]
+      const [one, two] = await Promise.all([
+        GuestShell.start(share, args),
+        GuestShell.start(share, args),
+      ])
+      for (const change of ['chmod 640 f', 'touch -d @5 f', 'truncate -s 4 f']) {
+        const ready = `ready-${change.slice(0, 5)}`
+        const has = one.run(
+          `printf AAAA >f; exec 8<f; cat f; touch ${ready}; until [ -e ${ready}.go ]; do sleep 0.05; done; ${change}; head -c 4 <&8`,
+        )
+        const writes = await two.run(
+          `until [ -e ${ready} ]; do sleep 0.05; done; printf BBBB 1<>f; touch ${ready}.go`,
+        )
+        t.is(writes.status, 0, writes.output)
+        t.is((await has).output, 'AAAABBBB', change)
+      }
+      for (const guest of [one, two]) t.is(await guest.leave(), 0, guest.daemon.log)
+      for (const folder of [share, table]) rmSync(folder, { recursive: true })
+    },
+  )
 
   test.serial('auto: the same looks are stale', async t => {
     t.timeout(1_200_000)
