@@ -6,9 +6,8 @@
  * fuse_change_attributes; every read fetches attributes whose time is over). Pages may be kept when neither the
  * version in the table nor the file's change time is another than at the last open: no guest, and no process
  * of the host has changed it. The version tells, too, when a guest has changed data and mtime has not, as
- * somebody set it back or two changes fell into one tick of the file system's clock: then replies have an mtime that is
- * a nanosecond or two off, until it changes again. One reply would not do: Linux passes over attributes when others
- * came in while it waited for them.
+ * somebody set it back or two changes fell into one tick of the file system's clock: then one reply has an
+ * mtime that is a nanosecond off, and is not cached.
  */
 import type { ChangeTime } from '../vfs/identities.js'
 import type { Attributes } from '../vfs/replies.js'
@@ -29,10 +28,6 @@ class FileMemory {
   mtimeSec = 0
   /** -1: it was told before it opened the file, and who knows what. */
   mtimeNsec = -1
-  /** What the lowest bits of this mtime are told other than they are; 0: nothing is hidden behind it. */
-  off = 0
-  offSec = 0
-  offNsec = 0
 
   told({ sizeBytes, mtimeSec, mtimeNsec }: Attributes): void {
     this.sizeBytes = sizeBytes
@@ -43,8 +38,6 @@ class FileMemory {
 
 /** What an opening shows: nothing was changed by others, what the file holds was, or it cannot be told. */
 export type Since = 'same' | 'data' | 'unknown'
-/** Two bits: a number of nanoseconds stays below 10^9, which four divides. */
-const MOST_OFF = 3
 /** `dataCount` of files that others change without a word: equals no other. */
 const NO_COUNT = -1
 
@@ -135,14 +128,11 @@ export class FileMemories {
     const file = this.#files.get(nodeid)
     if (file === undefined) return false
     const changed = version !== 0 && version !== file.version && dataCount !== file.dataCount
-    if (attr.mtimeSec !== file.offSec || attr.mtimeNsec !== file.offNsec) file.off = 0
     if (own) {
       if (!changed) file.version = version
       file.told(attr)
-      return changed || file.off !== 0
+      return changed
     }
-    const { mtimeNsec } = attr
-    attr.mtimeNsec ^= file.off
     const shows =
       file.mtimeNsec < 0
         ? isNewer(attr, file)
@@ -150,12 +140,7 @@ export class FileMemories {
           attr.mtimeNsec !== file.mtimeNsec ||
           (file.sizeBytes >= 0 && attr.sizeBytes !== file.sizeBytes)
     const hidden = changed && !shows
-    if (hidden) {
-      file.off = (file.off % MOST_OFF) + 1
-      file.offSec = attr.mtimeSec
-      file.offNsec = mtimeNsec
-      attr.mtimeNsec = mtimeNsec ^ file.off
-    }
+    if (hidden) attr.mtimeNsec ^= 1
     file.version = version
     if (version !== 0) file.dataCount = dataCount
     file.told(attr)
