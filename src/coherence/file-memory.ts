@@ -115,8 +115,8 @@ export class FileMemories {
   /**
    * Attributes are about to go to the guest that were seen when the file had `version` (0: it is not known)
    * or a newer one. `own`: they answer its SETATTR, after which Linux has their mtime, and keeps its pages all the same
-   * (fs/fuse/dir.c, fuse_do_setattr). True: they must not be cached; `attr` was changed so that the guest drops the
-   * data it has, or the next ones will be.
+   * (fs/fuse/dir.c, fuse_do_setattr): where others have written it gets one that is off, so that the true one, which it
+   * asks for next, is another. True: they must not be cached; `attr` was changed so that the guest drops the data it has.
    */
   reported(
     nodeid: number,
@@ -128,17 +128,13 @@ export class FileMemories {
     const file = this.#files.get(nodeid)
     if (file === undefined) return false
     const changed = version !== 0 && version !== file.version && dataCount !== file.dataCount
-    if (own) {
-      if (!changed) file.version = version
-      file.told(attr)
-      return changed
-    }
     const shows =
-      file.mtimeNsec < 0
+      !own &&
+      (file.mtimeNsec < 0
         ? isNewer(attr, file)
         : attr.mtimeSec !== file.mtimeSec ||
           attr.mtimeNsec !== file.mtimeNsec ||
-          (file.sizeBytes >= 0 && attr.sizeBytes !== file.sizeBytes)
+          (file.sizeBytes >= 0 && attr.sizeBytes !== file.sizeBytes))
     const hidden = changed && !shows
     if (hidden) attr.mtimeNsec ^= 1
     file.version = version

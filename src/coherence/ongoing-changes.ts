@@ -82,8 +82,8 @@ export class OngoingChanges implements Waits {
     if (this.againMs === 0) return true
     if (wait === 0) this.#leases.end(change)
     this.#change = undefined
-    // Only announced; but that has made new versions.
-    this.#follow(change, false)
+    // Only announced, or ended unmade; but that has made new versions.
+    this.#follow(change, wait === 0)
     this.#spare.push(change)
     return false
   }

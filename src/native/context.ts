@@ -186,7 +186,7 @@ export class Context {
   /**
    * Hands a system call to the pool with the arguments `a`...`g` of the method of the same name.
    * Guest segments are resolved now. `token` (0 to 2^31-1) comes back through `reap`.
-   * Errors: EFAULT bad segments; EINVAL unknown call; EAGAIN too many jobs (4096).
+   * Errors: EFAULT bad segments; EINVAL unknown call; EAGAIN too many jobs (16384).
    */
   submit(
     call: PoolCall,

@@ -55,15 +55,16 @@ test('a SETATTR of the guest itself does not hide what others have written', t =
   const files = new FileMemories()
   files.opened(FILE, 7, 2, timeOf(100, 40), true)
   t.false(files.reported(FILE, 7, 2, attributesOf(100, 40), false))
-  // It answers with the mtime of the others' write, which Linux takes without dropping its pages.
+  // Linux takes the mtime of its answer without dropping its pages: so the true one must be another.
   const answer = attributesOf(100, 50)
   t.true(files.reported(FILE, 9, 4, answer, true))
-  t.is(answer.mtimeNsec, 50)
+  t.is(answer.mtimeNsec, 51)
   files.changedByGuest(FILE, 9, 11, 0)
-  const next = attributesOf(100, 50)
-  t.true(files.reported(FILE, 11, 4, next, false))
-  t.is(next.mtimeNsec, 51)
-  t.false(files.reported(FILE, 11, 4, attributesOf(100, 50), false))
+  for (let i = 0; i < 2; i++) {
+    const next = attributesOf(100, 50)
+    t.false(files.reported(FILE, 11, 4, next, false))
+    t.is(next.mtimeNsec, 50)
+  }
   // Without a write of others there is nothing to tell.
   t.false(files.reported(FILE, 11, 4, attributesOf(100, 50), true))
   files.changedByGuest(FILE, 11, 13, 0)

@@ -118,7 +118,8 @@ export class KeptMappings {
     const flags = kind === 'memory' ? 0 : RWF_NOWAIT
     const rest = bytes - done
     const more = this.#context.readv(fd, first, count, skip + done, rest, offset + done, flags)
-    return more < 0 ? NOT_MAPPED : done + more
+    // Short is not yet the end: the next page may have to be waited for.
+    return more < 0 || (more > 0 && more < rest) ? NOT_MAPPED : done + more
   }
 
   /** A system call that does not wait has read these bytes. */
