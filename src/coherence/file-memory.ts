@@ -28,12 +28,10 @@ class FileMemory {
   mtimeSec = 0
   /** -1: it was told before it opened the file, and who knows what. */
   mtimeNsec = -1
-
-  told({ sizeBytes, mtimeSec, mtimeNsec }: Attributes): void {
-    this.sizeBytes = sizeBytes
-    this.mtimeSec = mtimeSec
-    this.mtimeNsec = mtimeNsec
-  }
+  /** When it had changed last as of then, and whether another change from then on has another time. */
+  toldCtimeSec = 0
+  toldCtimeNsec = 0
+  toldSettled = false
 }
 
 /** What an opening shows: nothing was changed by others, what the file holds was, or it cannot be told. */
@@ -116,7 +114,8 @@ export class FileMemories {
    * Attributes are about to go to the guest that were seen when the file had `version` (0: it is not known)
    * or a newer one. `own`: they answer its SETATTR, after which Linux has their mtime, and keeps its pages all the same
    * (fs/fuse/dir.c, fuse_do_setattr): where others have written it gets one that is off, so that the true one, which it
-   * asks for next, is another. True: they must not be cached; `attr` was changed so that the guest drops the data it has.
+   * asks for next, is another. `settled`: as for `opened`, of their change time. True: they must not be cached; `attr`
+   * was changed so that the guest drops the data it has.
    */
   reported(
     nodeid: number,
@@ -124,10 +123,16 @@ export class FileMemories {
     dataCount: number,
     attr: Attributes,
     own: boolean,
+    settled: boolean,
   ): boolean {
     const file = this.#files.get(nodeid)
     if (file === undefined) return false
-    const changed = version !== 0 && version !== file.version && dataCount !== file.dataCount
+    // A change that was announced and waits is counted; and another inode may have had the slot meanwhile.
+    const changed =
+      version !== 0 &&
+      version !== file.version &&
+      dataCount !== file.dataCount &&
+      !isUnchanged(attr, file)
     const shows =
       !own &&
       (file.mtimeNsec < 0
@@ -139,7 +144,12 @@ export class FileMemories {
     if (hidden) attr.mtimeNsec ^= 1
     file.version = version
     if (version !== 0) file.dataCount = dataCount
-    file.told(attr)
+    file.sizeBytes = attr.sizeBytes
+    file.mtimeSec = attr.mtimeSec
+    file.mtimeNsec = attr.mtimeNsec
+    file.toldCtimeSec = attr.ctimeSec
+    file.toldCtimeNsec = attr.ctimeNsec
+    file.toldSettled = settled
     return hidden
   }
 }
@@ -149,4 +159,18 @@ function isNewer(attr: Attributes, { ctimeSec, ctimeNsec }: FileMemory): boolean
   if (ctimeNsec < 0 || attr.mtimeSec !== attr.ctimeSec || attr.mtimeNsec !== attr.ctimeNsec)
     return false
   return attr.ctimeSec > ctimeSec || (attr.ctimeSec === ctimeSec && attr.ctimeNsec > ctimeNsec)
+}
+
+/**
+ * The file's change time is what the guest was told last, and no later change could have had that. Not where stores of
+ * others are not seen, nor on file systems that keep whole seconds.
+ */
+function isUnchanged(attr: Attributes, file: FileMemory): boolean {
+  return (
+    file.toldSettled &&
+    file.dataCount !== NO_COUNT &&
+    attr.ctimeNsec !== 0 &&
+    attr.ctimeNsec === file.toldCtimeNsec &&
+    attr.ctimeSec === file.toldCtimeSec
+  )
 }

@@ -61,7 +61,8 @@ export class LeasedReplies {
     const version = own !== undefined ? own.before[0]! : ((known - looked) | 0) <= 0 ? known : 0
     // Its own change is counted already.
     const dataCount = (this.#leases.dataCount - (own?.data === true ? 1 : 0)) & 511
-    const hidden = files.reported(nodeid, version, dataCount, attr, own !== undefined)
+    const settled = this.#ageMs(attr.ctimeSec, attr.ctimeNsec) > CLOCK_STEP_MS
+    const hidden = files.reported(nodeid, version, dataCount, attr, own !== undefined, settled)
     if (this.#leases.othersChange && this.#mappings.byOthers(key)) files.unseen(nodeid)
     return !hidden
   }

@@ -27,11 +27,11 @@ test('two writes of others in one tick of the clock, the guest opens the file in
   // It knows an mtime from LOOKUP, and was given no lease: the first write was just before.
   files.opened(FILE, 7, 2, timeOf(100, 40), false)
   const attr = attributesOf(100, 40)
-  t.true(files.reported(FILE, 9, 4, attr, false))
+  t.true(files.reported(FILE, 9, 4, attr, false, false))
   t.is(attr.mtimeNsec, 41)
   // Once.
   const again = attributesOf(100, 40)
-  t.false(files.reported(FILE, 9, 4, again, false))
+  t.false(files.reported(FILE, 9, 4, again, false, false))
   t.is(again.mtimeNsec, 40)
 })
 
@@ -39,7 +39,7 @@ test('a write of others in a later tick shows by itself', t => {
   const files = new FileMemories()
   files.opened(FILE, 7, 2, timeOf(100, 40), false)
   const attr = attributesOf(100, 50)
-  t.false(files.reported(FILE, 9, 4, attr, false))
+  t.false(files.reported(FILE, 9, 4, attr, false, false))
   t.is(attr.mtimeNsec, 50)
 })
 
@@ -47,28 +47,56 @@ test('where nothing is known of the time at which it was opened, a change is tol
   const files = new FileMemories()
   files.opened(FILE, 7, 2, undefined, false)
   const attr = attributesOf(100, 50)
-  t.true(files.reported(FILE, 9, 4, attr, false))
+  t.true(files.reported(FILE, 9, 4, attr, false, false))
   t.is(attr.mtimeNsec, 51)
 })
 
 test('a SETATTR of the guest itself does not hide what others have written', t => {
   const files = new FileMemories()
   files.opened(FILE, 7, 2, timeOf(100, 40), true)
-  t.false(files.reported(FILE, 7, 2, attributesOf(100, 40), false))
+  t.false(files.reported(FILE, 7, 2, attributesOf(100, 40), false, false))
   // Linux takes the mtime of its answer without dropping its pages: so the true one must be another.
   const answer = attributesOf(100, 50)
-  t.true(files.reported(FILE, 9, 4, answer, true))
+  t.true(files.reported(FILE, 9, 4, answer, true, false))
   t.is(answer.mtimeNsec, 51)
   files.changedByGuest(FILE, 9, 11, 0)
   for (let i = 0; i < 2; i++) {
     const next = attributesOf(100, 50)
-    t.false(files.reported(FILE, 11, 4, next, false))
+    t.false(files.reported(FILE, 11, 4, next, false, false))
     t.is(next.mtimeNsec, 50)
   }
   // Without a write of others there is nothing to tell.
-  t.false(files.reported(FILE, 11, 4, attributesOf(100, 50), true))
+  t.false(files.reported(FILE, 11, 4, attributesOf(100, 50), true, false))
   files.changedByGuest(FILE, 11, 13, 0)
-  t.false(files.reported(FILE, 13, 4, attributesOf(100, 50), false))
+  t.false(files.reported(FILE, 13, 4, attributesOf(100, 50), false, false))
+})
+
+test('a change that is announced and waits is none yet', t => {
+  const files = new FileMemories()
+  files.opened(FILE, 7, 2, timeOf(100, 40), true)
+  t.false(files.reported(FILE, 7, 2, attributesOf(100, 40), false, true))
+  const waiting = attributesOf(100, 40)
+  t.false(files.reported(FILE, 9, 3, waiting, false, true))
+  t.is(waiting.mtimeNsec, 40)
+  // It is made, and mtime set back.
+  const hidden = attributesOf(100, 40)
+  hidden.ctimeSec = 200
+  t.true(files.reported(FILE, 11, 4, hidden, false, true))
+  t.is(hidden.mtimeNsec, 41)
+})
+
+test('the same change time says nothing where it was new, or has no fractions, or others store unseen', t => {
+  for (const [nsec, settled, unseen] of [
+    [40, false, false],
+    [0, true, false],
+    [40, true, true],
+  ] as const) {
+    const files = new FileMemories()
+    files.opened(FILE, 7, 2, timeOf(100, nsec), true)
+    files.reported(FILE, 7, 2, attributesOf(100, nsec), false, settled)
+    if (unseen) files.unseen(FILE)
+    t.true(files.reported(FILE, 9, 4, attributesOf(100, nsec), false, true))
+  }
 })
 
 test('pages are kept over an open only if the change time was settled at both', t => {
