@@ -235,9 +235,11 @@ test('send waits for a peer that does read, and everything arrives', async t => 
   const [near, far] = socketPair(t)
   const BYTES = 4 << 20
   for (let i = 0; i < BYTES; i += 997) context.bytes[i] = i % 251
+  const reads = own(t, native.eventFd())
   const { worker, answer } = startWorker(
-    ({ Context }, fd: number, bytes: number) => {
+    ({ Context, native }, fd: number, bytes: number, reads: number) => {
       const context = new Context({ arenaBytes: bytes, maxSegments: 1, poolThreads: 1 })
+      native.eventWrite(reads)
       const result = { bytes: 0, fdCount: 0, truncated: false }
       let got = 0
       while (got < bytes) {
@@ -250,7 +252,9 @@ test('send waits for a peer that does read, and everything arrives', async t => 
     },
     far,
     BYTES,
+    reads,
   )
+  t.is(native.eventRead(reads, LONG_MS), 1)
   t.is(context.raw.send(near, 0, BYTES, 0), BYTES)
   t.is(await answer, BYTES)
   await worker.terminate()
