@@ -6,8 +6,9 @@
  * fuse_change_attributes; every read fetches attributes whose time is over). Pages may be kept when neither the
  * version in the table nor the file's change time is another than at the last open: no guest, and no process
  * of the host has changed it. The version tells, too, when a guest has changed data and mtime has not, as
- * somebody set it back or two changes fell into one tick of the file system's clock: then one reply has an
- * mtime that is a nanosecond off, and is not cached.
+ * somebody set it back or two changes fell into one tick of the file system's clock: then replies have an
+ * mtime that is a nanosecond off, and are not cached, for as long as a guest may take to look at one that is under
+ * way: Linux passes over attributes when others came in since it asked for them (fuse_change_attributes_i).
  */
 import type { ChangeTime } from '../vfs/identities.js'
 import type { Attributes } from '../vfs/replies.js'
@@ -32,15 +33,29 @@ class FileMemory {
   toldCtimeSec = 0
   toldCtimeNsec = 0
   toldSettled = false
+  /** In what mtime is told other than it is, to tell of a change that is hidden behind it; 0: in nothing. */
+  off = 0
+  /** That mtime, and until when. */
+  offSec = 0
+  offNsec = 0
+  offUntilMs = 0
 }
 
 /** What an opening shows: nothing was changed by others, what the file holds was, or it cannot be told. */
 export type Since = 'same' | 'data' | 'unknown'
+/** Nine bits: a number of nanoseconds stays below 10^9, which 512 divides. */
+const MOST_OFF = 511
 /** `dataCount` of files that others change without a word: equals no other. */
 const NO_COUNT = -1
 
 export class FileMemories {
   readonly #files = new Map<number, FileMemory>()
+  readonly #marginMs: number
+
+  /** `marginMs`: a guest has looked at a reply so long after it was sent. */
+  constructor(marginMs: number) {
+    this.#marginMs = marginMs
+  }
 
   get size(): number {
     return this.#files.size
@@ -114,8 +129,8 @@ export class FileMemories {
    * Attributes are about to go to the guest that were seen when the file had `version` (0: it is not known)
    * or a newer one. `own`: they answer its SETATTR, after which Linux has their mtime, and keeps its pages all the same
    * (fs/fuse/dir.c, fuse_do_setattr): where others have written it gets one that is off, so that the true one, which it
-   * asks for next, is another. `settled`: as for `opened`, of their change time. True: they must not be cached; `attr`
-   * was changed so that the guest drops the data it has.
+   * asks for next, is another. `settled`: as for `opened`, of their change time. `nowMs`: whole, modulo 2^32. True: they
+   * must not be cached; `attr` was changed so that the guest drops the data it has.
    */
   reported(
     nodeid: number,
@@ -124,6 +139,7 @@ export class FileMemories {
     attr: Attributes,
     own: boolean,
     settled: boolean,
+    nowMs: number,
   ): boolean {
     const file = this.#files.get(nodeid)
     if (file === undefined) return false
@@ -133,6 +149,9 @@ export class FileMemories {
       version !== file.version &&
       dataCount !== file.dataCount &&
       !isUnchanged(attr, file)
+    if (file.off !== 0 && !isStillOff(attr, file, nowMs)) file.off = 0
+    const { mtimeNsec } = attr
+    attr.mtimeNsec ^= file.off
     const shows =
       !own &&
       (file.mtimeNsec < 0
@@ -140,8 +159,16 @@ export class FileMemories {
         : attr.mtimeSec !== file.mtimeSec ||
           attr.mtimeNsec !== file.mtimeNsec ||
           (file.sizeBytes >= 0 && attr.sizeBytes !== file.sizeBytes))
-    const hidden = changed && !shows
-    if (hidden) attr.mtimeNsec ^= 1
+    if (changed && !shows) {
+      file.off = (file.off % MOST_OFF) + 1
+      file.offSec = attr.mtimeSec
+      file.offNsec = mtimeNsec
+      file.offUntilMs = (nowMs + this.#marginMs) | 0
+      attr.mtimeNsec = mtimeNsec ^ file.off
+    }
+    const hidden = file.off !== 0
+    // What was under way before its answer does not count any more: the next reply tells, as it is.
+    if (own) file.off = 0
     file.version = version
     if (version !== 0) file.dataCount = dataCount
     file.sizeBytes = attr.sizeBytes
@@ -152,6 +179,15 @@ export class FileMemories {
     file.toldSettled = settled
     return hidden
   }
+}
+
+/** Changes may still be hidden behind this mtime, where the guest has not looked at the reply that told it. */
+function isStillOff(attr: Attributes, file: FileMemory, nowMs: number): boolean {
+  return (
+    attr.mtimeSec === file.offSec &&
+    attr.mtimeNsec === file.offNsec &&
+    ((file.offUntilMs - nowMs) | 0) > 0
+  )
 }
 
 /** Whatever mtime the guest was told before it opened the file: this one was not set by hand, and came later. */

@@ -15,7 +15,7 @@ const CLOCKS_MS = 100
 const MOST_AGE_MS = 1e9
 
 export class LeasedReplies {
-  readonly files = new FileMemories()
+  readonly files: FileMemories
   /** What the clock of leases showed when it was read last: for each reply, and each entry of a READDIRPLUS. */
   nowMs = 0.5
   /** The clock of change times is ahead of that by so much; and when that was found. */
@@ -31,6 +31,7 @@ export class LeasedReplies {
     this.#leases = leases
     this.#identities = identities
     this.#mappings = mappings
+    this.files = new FileMemories(leases.marginMs)
   }
 
   /**
@@ -62,7 +63,16 @@ export class LeasedReplies {
     // Its own change is counted already.
     const dataCount = (this.#leases.dataCount - (own?.data === true ? 1 : 0)) & 511
     const settled = this.#ageMs(attr.ctimeSec, attr.ctimeNsec) > CLOCK_STEP_MS
-    const hidden = files.reported(nodeid, version, dataCount, attr, own !== undefined, settled)
+    const nowMs = this.nowMs | 0
+    const hidden = files.reported(
+      nodeid,
+      version,
+      dataCount,
+      attr,
+      own !== undefined,
+      settled,
+      nowMs,
+    )
     if (this.#leases.othersChange && this.#mappings.byOthers(key)) files.unseen(nodeid)
     return !hidden
   }

@@ -94,6 +94,8 @@ export class Leases {
     hostChanges: 0,
   }
   readonly leaseMs: number
+  /** So long after it was sent a guest has looked at a reply. */
+  readonly marginMs: number
   /** What nobody else has changed for a while may be cached for so long. */
   readonly longLeaseMs: number
   readonly #table: VersionTable
@@ -119,6 +121,7 @@ export class Leases {
     this.leaseMs = options.leaseMs
     this.longLeaseMs = longLeaseMs(options.leaseMs)
     const { leaseMs, marginMs } = options
+    this.marginMs = marginMs
     this.#ticks = Math.min(ticksFor(leaseMs + marginMs), MOST_AHEAD)
     this.#longTicks = Math.min(ticksFor(this.longLeaseMs + marginMs), MOST_AHEAD)
     this.#nowMs = options.nowMs

@@ -5,6 +5,9 @@ import { ChangeTime } from '../../src/vfs/identities.js'
 import { Attributes } from '../../src/vfs/replies.js'
 
 const FILE = 2
+/** How long what is under way may overtake each other; and the time at which all of it is told, where that does not matter. */
+const MARGIN_MS = 250
+const NOW_MS = 2 ** 31 - 100
 
 function timeOf(sec: number, nsec: number): ChangeTime {
   const time = new ChangeTime()
@@ -23,65 +26,102 @@ function attributesOf(sec: number, nsec: number): Attributes {
 }
 
 test('two writes of others in one tick of the clock, the guest opens the file in between: it is told', t => {
-  const files = new FileMemories()
+  const files = new FileMemories(MARGIN_MS)
   // It knows an mtime from LOOKUP, and was given no lease: the first write was just before.
   files.opened(FILE, 7, 2, timeOf(100, 40), false)
   const attr = attributesOf(100, 40)
-  t.true(files.reported(FILE, 9, 4, attr, false, false))
+  t.true(files.reported(FILE, 9, 4, attr, false, false, NOW_MS))
   t.is(attr.mtimeNsec, 41)
-  // Once.
-  const again = attributesOf(100, 40)
-  t.false(files.reported(FILE, 9, 4, again, false, false))
-  t.is(again.mtimeNsec, 40)
+})
+
+/** What a reply at that time says of an mtime of 100 s and 40 ns, and whether it may be cached. */
+function tell(files: FileMemories, version: number, count: number, nowMs: number, own = false) {
+  const attr = attributesOf(100, 40)
+  const hidden = files.reported(FILE, version, count, attr, own, false, nowMs | 0)
+  return [attr.mtimeNsec, !hidden]
+}
+
+test('it is told for as long as replies may overtake each other, and each hidden change by another mtime', t => {
+  const files = new FileMemories(MARGIN_MS)
+  files.opened(FILE, 7, 2, timeOf(100, 40), false)
+  // Whatever 32 bits say of the time.
+  for (const at of [NOW_MS, NOW_MS + 2 * MARGIN_MS, -50]) {
+    t.deepEqual(tell(files, at & 0xffff, 3, at), [41, false])
+    t.deepEqual(tell(files, at & 0xffff, 3, at + MARGIN_MS - 1), [41, false])
+    t.deepEqual(tell(files, at & 0xffff, 3, at + MARGIN_MS), [40, true])
+    files.opened(FILE, 1, 2, timeOf(100, 40), false)
+  }
+  // The guest may have passed over the first.
+  t.deepEqual(tell(files, 9, 4, NOW_MS), [41, false])
+  t.deepEqual(tell(files, 11, 6, NOW_MS + 200), [40 ^ 2, false])
+  t.deepEqual(tell(files, 13, 8, NOW_MS + 400), [40 ^ 3, false])
+  t.deepEqual(tell(files, 13, 8, NOW_MS + 649), [40 ^ 3, false])
+  // A later mtime tells by itself.
+  const later = attributesOf(100, 60)
+  t.false(files.reported(FILE, 15, 10, later, false, false, NOW_MS + 649))
+  t.is(later.mtimeNsec, 60)
+  // So does the answer to a SETATTR with what comes after it: Linux passes over what was under way.
+  t.deepEqual(tell(files, 17, 12, NOW_MS), [40, true])
+  t.deepEqual(tell(files, 19, 14, NOW_MS), [41, false])
+  t.deepEqual(tell(files, 19, 14, NOW_MS, true), [41, false])
+  t.deepEqual(tell(files, 19, 14, NOW_MS), [40, true])
+  // However many there are, it is a number of nanoseconds.
+  const latest = attributesOf(100, 999_999_999)
+  files.reported(FILE, 21, 16, latest, false, false, NOW_MS)
+  for (let i = 0; i < 600; i++) {
+    const attr = attributesOf(100, 999_999_999)
+    t.true(files.reported(FILE, 23 + 2 * i, 17 + i, attr, false, false, NOW_MS))
+    t.true(attr.mtimeNsec < 1e9 && attr.mtimeNsec !== 999_999_999)
+  }
 })
 
 test('a write of others in a later tick shows by itself', t => {
-  const files = new FileMemories()
+  const files = new FileMemories(MARGIN_MS)
   files.opened(FILE, 7, 2, timeOf(100, 40), false)
   const attr = attributesOf(100, 50)
-  t.false(files.reported(FILE, 9, 4, attr, false, false))
+  t.false(files.reported(FILE, 9, 4, attr, false, false, NOW_MS))
   t.is(attr.mtimeNsec, 50)
 })
 
 test('where nothing is known of the time at which it was opened, a change is told', t => {
-  const files = new FileMemories()
+  const files = new FileMemories(MARGIN_MS)
   files.opened(FILE, 7, 2, undefined, false)
   const attr = attributesOf(100, 50)
-  t.true(files.reported(FILE, 9, 4, attr, false, false))
+  t.true(files.reported(FILE, 9, 4, attr, false, false, NOW_MS))
   t.is(attr.mtimeNsec, 51)
 })
 
 test('a SETATTR of the guest itself does not hide what others have written', t => {
-  const files = new FileMemories()
+  const files = new FileMemories(MARGIN_MS)
   files.opened(FILE, 7, 2, timeOf(100, 40), true)
-  t.false(files.reported(FILE, 7, 2, attributesOf(100, 40), false, false))
+  t.false(files.reported(FILE, 7, 2, attributesOf(100, 40), false, false, NOW_MS))
   // Linux takes the mtime of its answer without dropping its pages: so the true one must be another.
   const answer = attributesOf(100, 50)
-  t.true(files.reported(FILE, 9, 4, answer, true, false))
+  t.true(files.reported(FILE, 9, 4, answer, true, false, NOW_MS))
   t.is(answer.mtimeNsec, 51)
   files.changedByGuest(FILE, 9, 11, 0)
   for (let i = 0; i < 2; i++) {
     const next = attributesOf(100, 50)
-    t.false(files.reported(FILE, 11, 4, next, false, false))
+    t.false(files.reported(FILE, 11, 4, next, false, false, NOW_MS))
     t.is(next.mtimeNsec, 50)
   }
   // Without a write of others there is nothing to tell.
-  t.false(files.reported(FILE, 11, 4, attributesOf(100, 50), true, false))
+  t.false(files.reported(FILE, 11, 4, attributesOf(100, 50), true, false, NOW_MS))
   files.changedByGuest(FILE, 11, 13, 0)
-  t.false(files.reported(FILE, 13, 4, attributesOf(100, 50), false, false))
+  t.false(files.reported(FILE, 13, 4, attributesOf(100, 50), false, false, NOW_MS))
 })
 
 test('a change that is announced and waits is none yet', t => {
-  const files = new FileMemories()
+  const files = new FileMemories(MARGIN_MS)
   files.opened(FILE, 7, 2, timeOf(100, 40), true)
-  t.false(files.reported(FILE, 7, 2, attributesOf(100, 40), false, true))
+  t.false(files.reported(FILE, 7, 2, attributesOf(100, 40), false, true, NOW_MS))
   const waiting = attributesOf(100, 40)
-  t.false(files.reported(FILE, 9, 3, waiting, false, true))
+  t.false(files.reported(FILE, 9, 3, waiting, false, true, NOW_MS))
   t.is(waiting.mtimeNsec, 40)
   // It is made, and mtime set back.
   const hidden = attributesOf(100, 40)
   hidden.ctimeSec = 200
-  t.true(files.reported(FILE, 11, 4, hidden, false, true))
+  t.true(files.reported(FILE, 11, 4, hidden, false, true, NOW_MS))
   t.is(hidden.mtimeNsec, 41)
 })
 
@@ -91,16 +131,16 @@ test('the same change time says nothing where it was new, or has no fractions, o
     [0, true, false],
     [40, true, true],
   ] as const) {
-    const files = new FileMemories()
+    const files = new FileMemories(MARGIN_MS)
     files.opened(FILE, 7, 2, timeOf(100, nsec), true)
-    files.reported(FILE, 7, 2, attributesOf(100, nsec), false, settled)
+    files.reported(FILE, 7, 2, attributesOf(100, nsec), false, settled, NOW_MS)
     if (unseen) files.unseen(FILE)
-    t.true(files.reported(FILE, 9, 4, attributesOf(100, nsec), false, true))
+    t.true(files.reported(FILE, 9, 4, attributesOf(100, nsec), false, true, NOW_MS))
   }
 })
 
 test('pages are kept over an open only if the change time was settled at both', t => {
-  const files = new FileMemories()
+  const files = new FileMemories(MARGIN_MS)
   const at = timeOf(100, 40)
   t.is(files.opened(FILE, 7, 2, at, false), 'unknown')
   t.is(files.opened(FILE, 7, 2, at, true), 'unknown')
