@@ -46,6 +46,8 @@ const AGAIN = 16
 /** After a stale look: how long until one is right, looking so often. */
 const LATE_LIMIT_MS = 5000
 const LATE_STEP_MS = 20
+/** Looks between two lines that say how far it is. */
+const PROGRESS = 1000
 
 /** What is done, given a folder with `file` ("before"), `other`, `link` and `empty/`. */
 const CHANGES: Readonly<Record<string, (d: string) => readonly string[]>> = {
@@ -422,7 +424,13 @@ async function main(): Promise<void> {
     const results: LookResult[] = []
     try {
       const changes = Math.ceil(Number(looks) / lookers)
-      await takeLooks(guests, changes, result => results.push(result), by)
+      let late = 0
+      const took = (result: LookResult): void => {
+        if (result.stale) late++
+        if (results.push(result) % PROGRESS === 0)
+          console.error(`${mode}: ${results.length} of ${looks} looks, ${late} stale`)
+      }
+      await takeLooks(guests, changes, took, by)
     } catch (cause) {
       await guests.kill()
       throw cause
