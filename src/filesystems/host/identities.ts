@@ -1,5 +1,5 @@
 /** Which inodes of the host nodes, open files and names stand for. */
-import { statx, STATX_BTIME } from '../../../protocol/linux/statx.js'
+import { statx } from '../../../protocol/linux/statx.js'
 import { type ChangeTime, type Identities, type InodeKey, NO_INODE } from '../../vfs/identities.js'
 import type { Name } from '../../vfs/request.js'
 import type { HostNode } from './node.js'
@@ -25,16 +25,7 @@ export class HostIdentities implements Identities {
   ofName(parent: number, name: Name, key: InodeKey): number {
     const dir = this.#host.directoryFd(parent)
     if (dir < 0 || this.#host.statName(dir, name) < 0) return NO_INODE
-    const { view } = this.#host.context
-    const at = this.#host.statAt
-    const born = (F.stx_mask.get(view, at) & STATX_BTIME) !== 0
-    key.devMajor = F.stx_dev_major.get(view, at)
-    key.devMinor = F.stx_dev_minor.get(view, at)
-    key.inoLow = view.getUint32(at + F.stx_ino.offset, true)
-    key.inoHigh = view.getUint32(at + F.stx_ino.offset + 4, true)
-    key.btimeSec = born ? F.stx_btime_sec.get(view, at) : 0
-    key.btimeNsec = born ? F.stx_btime_nsec.get(view, at) : 0
-    return this.#host.nodes.find(at)?.nodeid ?? 0
+    return this.#host.nodes.identify(this.#host.statAt, dir, name.at, key)?.nodeid ?? 0
   }
 
   lastChange(nodeid: number, time: ChangeTime, ask: boolean): boolean {

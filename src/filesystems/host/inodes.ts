@@ -1,6 +1,7 @@
 /** Nodes by inode: dev, ino, mount, type and birth time together, so that a number used again is told apart. */
 import { statx, STATX_BTIME, STATX_MNT_ID } from '../../../protocol/linux/statx.js'
 import { S_IFMT } from '../../../protocol/linux/constants.js'
+import type { InodeKey } from '../../vfs/identities.js'
 import { HostMount, HostNode } from './node.js'
 
 const F = statx.f
@@ -16,7 +17,7 @@ export class Inodes {
   #type = 0
   #btimeSec = 0
   #btimeNsec = 0
-  /** The inode seen last has a birth time. */
+  /** The inode seen last has a birth time that tells it apart. */
   seenBirth = false
 
   constructor(view: DataView) {
@@ -38,18 +39,32 @@ export class Inodes {
     this.#inoLow = view.getUint32(at + F.stx_ino.offset, true)
     this.#inoHigh = view.getUint32(at + F.stx_ino.offset + 4, true)
     this.#type = F.stx_mode.get(view, at) & S_IFMT
-    this.seenBirth = (mask & STATX_BTIME) !== 0
+    const last = this.#mount
+    if (devMinor !== last.devMinor || devMajor !== last.devMajor || id !== last.id)
+      this.#mount = this.#mountOf(devMajor, devMinor, id)
+    this.seenBirth = (mask & STATX_BTIME) !== 0 && this.#mount.movesFiles !== true
     this.#btimeSec = this.seenBirth ? F.stx_btime_sec.get(view, at) : 0
     this.#btimeNsec = this.seenBirth ? F.stx_btime_nsec.get(view, at) : 0
-    const last = this.#mount
-    if (devMinor === last.devMinor && devMajor === last.devMajor && id === last.id) return
+  }
+
+  #mountOf(devMajor: number, devMinor: number, id: number): HostMount {
     const key = `${devMajor}:${devMinor}:${id}`
     let mount = this.#mounts.get(key)
     if (mount === undefined) {
       mount = new HostMount(this.#mounts.size, devMajor, devMinor, id)
       this.#mounts.set(key, mount)
     }
-    this.#mount = mount
+    return mount
+  }
+
+  /** Of the inode seen last. */
+  identify(key: InodeKey): void {
+    key.devMajor = this.#mount.devMajor
+    key.devMinor = this.#mount.devMinor
+    key.inoLow = this.#inoLow
+    key.inoHigh = this.#inoHigh
+    key.btimeSec = this.#btimeSec
+    key.btimeNsec = this.#btimeNsec
   }
 
   /** `node` is the inode seen last. */

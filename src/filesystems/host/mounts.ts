@@ -27,6 +27,8 @@ const KINDS = new Map<number, MountKind>([
   [0x47504653, 'remote'], // gpfs
 ])
 
+const OVERLAYFS = 0x794c7630
+
 /** File systems all of whose changes are made on this host, by system calls that raise events. */
 const LOCAL: ReadonlySet<number> = new Set([
   0xef53, // ext2, ext3, ext4
@@ -37,7 +39,7 @@ const LOCAL: ReadonlySet<number> = new Set([
   0x2fc12fc1, // zfs
   0x01021994, // tmpfs
   0x858458f6, // ramfs
-  0x794c7630, // overlayfs
+  OVERLAYFS,
   0x3153464a, // jfs
   0x52654973, // reiserfs
   0x3434, // nilfs2
@@ -64,6 +66,7 @@ export class Mounts {
   readonly #kinds = new Map<number, MountKind>()
   readonly #plain = new Set<number>()
   readonly #local = new Set<number>()
+  readonly #overlays = new Set<number>()
   readonly #context: Context
   readonly #scratchAt: number
 
@@ -84,6 +87,7 @@ export class Mounts {
       kind = KINDS.get(type) ?? 'disk'
       if (PLAIN.has(type)) this.#plain.add(mount)
       if (LOCAL.has(type)) this.#local.add(mount)
+      if (type === OVERLAYFS) this.#overlays.add(mount)
     }
     this.#kinds.set(mount, kind)
     return kind
@@ -92,6 +96,11 @@ export class Mounts {
   /** Nothing of `mount`, whose kind was asked for, changes without an event on this host. */
   isLocal(mount: number): boolean {
     return this.#local.has(mount)
+  }
+
+  /** `mount`, whose kind was asked for, is of overlayfs. */
+  isOverlay(mount: number): boolean {
+    return this.#overlays.has(mount)
   }
 
   /** A file of `mount`, whose kind was asked for, is the same to all who open it, now or later. */

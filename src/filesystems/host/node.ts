@@ -14,6 +14,11 @@ export class HostMount {
   handleFd = -1
   /** Nodes that have a handle and so need `handleFd`. */
   handleUsers = 0
+  /**
+   * Overlayfs: a file that is first written moves to the upper layer, where it has another birth time. Undefined: the
+   * mount was not asked.
+   */
+  movesFiles: boolean | undefined = undefined
   /** It was found that handles do not work here. */
   withoutHandles = false
   /** f_fsid of statfs(2), each byte a character; '' until something of the mount is kept (metadata-cache.ts). */
@@ -67,7 +72,7 @@ export class HostNode implements NodeBase {
     this.mount = mount
   }
 
-  /** Its file system keeps birth times. */
+  /** Its file system keeps birth times, and they tell its inodes apart. */
   get hasBirth(): boolean {
     return this.btimeSec !== 0 || this.btimeNsec !== 0
   }

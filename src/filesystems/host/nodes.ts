@@ -10,10 +10,12 @@
 import { Errno } from '../../../protocol/errno.js'
 import { O_DIRECTORY, O_NOFOLLOW, O_PATH } from '../../../protocol/linux/constants.js'
 import { type Context, EMPTY_PATH } from '../../native/context.js'
+import type { InodeKey } from '../../vfs/identities.js'
 import { NodeTable } from '../../vfs/node-table.js'
 import { FileHandles } from './file-handles.js'
 import { Inodes } from './inodes.js'
-import { HostNode } from './node.js'
+import type { Mounts } from './mounts.js'
+import { type HostMount, HostNode } from './node.js'
 import { NodeDescriptors } from './node-descriptors.js'
 import type { InodeFileHandles } from './options.js'
 import { NAME_AT, OTHER_AT, STAT2_AT } from './scratch.js'
@@ -38,15 +40,18 @@ export class HostNodes {
   readonly #context: Context
   readonly #scratchAt: number
   readonly #inodes: Inodes
+  readonly #mounts: Mounts
   readonly #arena: Buffer
 
   constructor(
     context: Context,
     scratchAt: number,
+    mounts: Mounts,
     maxDescriptors: number,
     fileHandles: InodeFileHandles,
   ) {
     this.#context = context
+    this.#mounts = mounts
     this.#scratchAt = scratchAt
     this.#inodes = new Inodes(context.view)
     this.handles = new FileHandles(context, scratchAt, fileHandles)
@@ -71,7 +76,7 @@ export class HostNodes {
       this.#context.close(fd)
       return fault
     }
-    this.#inodes.see(this.#scratchAt + STAT2_AT)
+    this.#see(this.#scratchAt + STAT2_AT, fd, EMPTY_PATH)
     const root = this.#inodes.make()
     root.fd = fd
     this.table.setRoot(root)
@@ -102,6 +107,35 @@ export class HostNodes {
 
   // --- which node -----------------------------------------------------------------------------------
 
+  /** Looks at the struct statx at `statAt`, got of `nameAt` (or EMPTY_PATH) at `fd`. */
+  #see(statAt: number, fd: number, nameAt: number): void {
+    const inodes = this.#inodes
+    inodes.see(statAt)
+    if (inodes.seenMount.movesFiles !== undefined) return
+    this.#askMount(inodes.seenMount, fd, nameAt)
+    inodes.see(statAt)
+  }
+
+  /** What kind of file system `mount` is. Asked again next time when there are no descriptors. */
+  #askMount(mount: HostMount, fd: number, nameAt: number): void {
+    const context = this.#context
+    const own = nameAt === EMPTY_PATH ? fd : context.openat(fd, nameAt, O_PATH | O_NOFOLLOW, 0, 0)
+    if (own < 0) return
+    this.#mounts.kindOf(mount.id, own)
+    mount.movesFiles = this.#mounts.isOverlay(mount.id)
+    if (own !== fd) context.close(own)
+  }
+
+  /**
+   * What tells the inode of the struct statx at `statAt`, got of `nameAt` at `fd`, from every other, as its node would
+   * have it, to `key`; and the node, if it is known.
+   */
+  identify(statAt: number, fd: number, nameAt: number, key: InodeKey): HostNode | undefined {
+    this.#see(statAt, fd, nameAt)
+    this.#inodes.identify(key)
+    return this.#inodes.find()
+  }
+
   /**
    * The node of the inode whose struct statx lies at `statAt`, found in `parent` under the arena name
    * at `nameAt` (`nameBytes` long, NUL after it), or undefined names. Made when it is new. `fd` and
@@ -117,7 +151,7 @@ export class HostNodes {
     fdNameAt: number,
   ): HostNode | undefined {
     const inodes = this.#inodes
-    inodes.see(statAt)
+    this.#see(statAt, fd, fdNameAt)
     const mandatory = this.handles.mode === 'mandatory'
     // Without a birth time only the handle (which has the inode's generation) tells who took over a number.
     const seenHandle =
@@ -222,7 +256,7 @@ export class HostNodes {
     fd: number,
     fdNameAt: number,
   ): number {
-    this.#inodes.see(statAt)
+    this.#see(statAt, fd, fdNameAt)
     const mandatory = this.handles.mode === 'mandatory'
     const seenHandle =
       mandatory || !this.#inodes.seenBirth

@@ -57,14 +57,15 @@ export class HostState {
     this.context = context
     this.options = options
     this.scratchAt = scratchAt
+    this.mounts = new Mounts(context, scratchAt)
     this.nodes = new HostNodes(
       context,
       scratchAt,
+      this.mounts,
       options.nodeDescriptors,
       options.inodeFileHandles,
     )
     this.locks = new HostLocks(this)
-    this.mounts = new Mounts(context, scratchAt)
     this.released = new ReleasedFiles(context, options.openFiles / 16)
     this.metadata = new MetadataCache(
       context,
