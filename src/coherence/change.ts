@@ -16,6 +16,10 @@ export class Change {
   /** Versions before and after: `after` is 0 where somebody else changed the inode meanwhile. */
   readonly before = new Int32Array(MOST_KEYS)
   readonly after = new Int32Array(MOST_KEYS)
+  /** Counts of changes of data, as of the version before or an older one. */
+  readonly counts = new Int32Array(MOST_KEYS)
+  /** Leases' count of announcements that have ended too early, when it began. */
+  lapses = 0
   /** Inodes in use. */
   count = 0
   /** What files hold changes, or may. */

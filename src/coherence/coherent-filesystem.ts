@@ -279,12 +279,13 @@ export class CoherentFileSystem extends ForwardingFileSystem {
       // The back end may know it from the host: no change of anybody's.
       const time = opened.keepCache ? undefined : this.#replies.changeTime(nodeid)
       const settled = time !== undefined && isSettled(time)
-      const since = this.#replies.files.opened(nodeid, version, dataCount, time, settled)
+      const { files } = this.#replies
+      const since = files.opened(nodeid, version, dataCount, othersChange, time, settled)
       if (since === 'same') opened.keepCache = true
       else if (since === 'data') opened.keepCache = false
       if (othersChange && this.#replies.byOthers(nodeid)) {
         opened.keepCache = false
-        this.#replies.files.unseen(nodeid)
+        files.unseen(nodeid)
       }
       return outcome
     }
@@ -299,8 +300,9 @@ export class CoherentFileSystem extends ForwardingFileSystem {
       const version = change.count > 0 ? change.before[0]! : 0
       this.#replies.readClock()
       this.#replies.track(nodeid)
-      const dataCount = (this.#leases.dataCount - 1) & 511
-      this.#replies.files.opened(nodeid, version, dataCount, undefined, false)
+      const { othersChange } = this.#leases
+      const dataCount = change.counts[0]!
+      this.#replies.files.opened(nodeid, version, dataCount, othersChange, undefined, false)
     }
     return this.waits.done(request, outcome)
   }
@@ -331,8 +333,9 @@ export class CoherentFileSystem extends ForwardingFileSystem {
       opened.keepCache = false
       this.#replies.readClock()
       const version = this.#replies.track(entry.nodeid)
-      const { dataCount } = this.#leases
-      this.#replies.files.opened(entry.nodeid, version, dataCount, undefined, false)
+      const { dataCount, othersChange } = this.#leases
+      const { files } = this.#replies
+      files.opened(entry.nodeid, version, dataCount, othersChange, undefined, false)
     }
     return this.#named(request, change, looked, parent, outcome, entry, true)
   }

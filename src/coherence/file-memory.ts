@@ -29,10 +29,12 @@ class FileMemory {
   mtimeSec = 0
   /** -1: it was told before it opened the file, and who knows what. */
   mtimeNsec = -1
-  /** When it had changed last as of then, and whether another change from then on has another time. */
+  /** When it had changed last as of then, and whether what is written after that has another time. */
   toldCtimeSec = 0
   toldCtimeNsec = 0
   toldSettled = false
+  /** As of then, or the last open, somebody else was changing it. */
+  underWay = false
   /** In what mtime is told other than it is, to tell of a change that is hidden behind it; 0: in nothing. */
   off = 0
   /** That mtime, and until when. */
@@ -43,6 +45,8 @@ class FileMemory {
 
 /** What an opening shows: nothing was changed by others, what the file holds was, or it cannot be told. */
 export type Since = 'same' | 'data' | 'unknown'
+/** Between versions so far apart the count of one file's changes may have come round: each makes two of both. */
+const COUNT_ROUND = 512
 /** Nine bits: a number of nanoseconds stays below 10^9, which 512 divides. */
 const MOST_OFF = 511
 /** `dataCount` of files that others change without a word: equals no other. */
@@ -75,12 +79,14 @@ export class FileMemories {
 
   /**
    * The guest opens the file, which has (at least) `version` now, and had changed last at `time`, if that is known:
-   * what has become of what it has cached. `settled`: another change would have another time by now.
+   * what has become of what it has cached. `othersChange`: somebody else does, under this version. `settled`: another
+   * change would have another time by now.
    */
   opened(
     nodeid: number,
     version: number,
     dataCount: number,
+    othersChange: boolean,
     time: ChangeTime | undefined,
     settled: boolean,
   ): Since {
@@ -101,7 +107,9 @@ export class FileMemories {
     const changed = file.dataCount === NO_COUNT || (known && file.dataCount !== dataCount)
     file.ctimeSec = time?.sec ?? 0
     file.ctimeNsec = time?.nsec ?? -1
-    file.settled = settled
+    // Linux sets the time of a write before it writes.
+    file.settled = settled && !othersChange
+    file.underWay = othersChange
     file.version = version
     file.dataCount = dataCount
     return same ? 'same' : changed ? 'data' : 'unknown'
@@ -129,13 +137,14 @@ export class FileMemories {
    * Attributes are about to go to the guest that were seen when the file had `version` (0: it is not known)
    * or a newer one. `own`: they answer its SETATTR, after which Linux has their mtime, and keeps its pages all the same
    * (fs/fuse/dir.c, fuse_do_setattr): where others have written it gets one that is off, so that the true one, which it
-   * asks for next, is another. `settled`: as for `opened`, of their change time. `nowMs`: whole, modulo 2^32. True: they
+   * asks for next, is another; version and count are those before it. `othersChange` and `settled`: as for `opened`. `nowMs`: whole, modulo 2^32. True: they
    * must not be cached; `attr` was changed so that the guest drops the data it has.
    */
   reported(
     nodeid: number,
     version: number,
     dataCount: number,
+    othersChange: boolean,
     attr: Attributes,
     own: boolean,
     settled: boolean,
@@ -143,13 +152,12 @@ export class FileMemories {
   ): boolean {
     const file = this.#files.get(nodeid)
     if (file === undefined) return false
-    // A change that was announced and waits is counted; and another inode may have had the slot meanwhile.
     const changed =
       version !== 0 &&
-      version !== file.version &&
-      dataCount !== file.dataCount &&
-      !isUnchanged(attr, file)
-    if (file.off !== 0 && !isStillOff(attr, file, nowMs)) file.off = 0
+      ((isCounted(file, version, dataCount, attr) && !isUnchanged(file, attr)) ||
+        // It ended without being counted: its daemon died.
+        (file.underWay && !othersChange && version === file.version))
+    if (file.off !== 0 && !isStillOff(file, attr, nowMs)) file.off = 0
     const { mtimeNsec } = attr
     attr.mtimeNsec ^= file.off
     const shows =
@@ -176,13 +184,14 @@ export class FileMemories {
     file.mtimeNsec = attr.mtimeNsec
     file.toldCtimeSec = attr.ctimeSec
     file.toldCtimeNsec = attr.ctimeNsec
-    file.toldSettled = settled
+    file.toldSettled = settled && !othersChange && version !== 0
+    file.underWay = othersChange
     return hidden
   }
 }
 
 /** Changes may still be hidden behind this mtime, where the guest has not looked at the reply that told it. */
-function isStillOff(attr: Attributes, file: FileMemory, nowMs: number): boolean {
+function isStillOff(file: FileMemory, attr: Attributes, nowMs: number): boolean {
   return (
     attr.mtimeSec === file.offSec &&
     attr.mtimeNsec === file.offNsec &&
@@ -197,11 +206,24 @@ function isNewer(attr: Attributes, { ctimeSec, ctimeNsec }: FileMemory): boolean
   return attr.ctimeSec > ctimeSec || (attr.ctimeSec === ctimeSec && attr.ctimeNsec > ctimeNsec)
 }
 
+/** Others have changed what it holds, or announced that, since the guest was told. */
+function isCounted(
+  file: FileMemory,
+  version: number,
+  dataCount: number,
+  attr: Attributes,
+): boolean {
+  if (dataCount !== file.dataCount) return true
+  if (file.version === 0 || ((version - file.version) | 0) < COUNT_ROUND) return false
+  return attr.ctimeSec !== file.toldCtimeSec || attr.ctimeNsec !== file.toldCtimeNsec
+}
+
 /**
- * The file's change time is what the guest was told last, and no later change could have had that. Not where stores of
- * others are not seen, nor on file systems that keep whole seconds.
+ * The file's change time is what the guest was told last, and nothing that was written since could have that: what is
+ * counted was announced and waits, or another inode had the slot. Not where stores of others are not seen, nor on file
+ * systems that keep whole seconds.
  */
-function isUnchanged(attr: Attributes, file: FileMemory): boolean {
+function isUnchanged(file: FileMemory, attr: Attributes): boolean {
   return (
     file.toldSettled &&
     file.dataCount !== NO_COUNT &&

@@ -59,21 +59,22 @@ export class LeasedReplies {
     if (this.#identities.ofNode(nodeid, key) === NO_INODE) return false
     if (!files.has(nodeid)) return true
     const known = this.#leases.versionOf(key, tickOf(this.nowMs))
+    const { othersChange } = this.#leases
     const version = own !== undefined ? own.before[0]! : ((known - looked) | 0) <= 0 ? known : 0
-    // Its own change is counted already.
-    const dataCount = (this.#leases.dataCount - (own?.data === true ? 1 : 0)) & 511
+    const dataCount = own !== undefined ? own.counts[0]! : this.#leases.dataCount
     const settled = this.#ageMs(attr.ctimeSec, attr.ctimeNsec) > CLOCK_STEP_MS
     const nowMs = this.nowMs | 0
     const hidden = files.reported(
       nodeid,
       version,
       dataCount,
+      othersChange,
       attr,
       own !== undefined,
       settled,
       nowMs,
     )
-    if (this.#leases.othersChange && this.#mappings.byOthers(key)) files.unseen(nodeid)
+    if (othersChange && this.#mappings.byOthers(key)) files.unseen(nodeid)
     return !hidden
   }
 

@@ -62,6 +62,8 @@ export interface LeaseOptions {
   readonly marginMs: number
   /** Milliseconds of the host's CLOCK_MONOTONIC, the same for all daemons. */
   readonly nowMs: () => number
+  /** Returns after so many of them; but for tests it stops the thread. */
+  readonly pause?: (ms: number) => void
   /** QUIET_MS, but for tests. */
   readonly quietMs?: number
   /** Called once, when the table turns out to be damaged: from then on there are no leases and no waits. */
@@ -79,8 +81,14 @@ export interface LeaseCounters {
   conflicts: number
   /** Changes that went ahead though leases were there: the table is hostile, or very full. */
   forced: number
+  /** Changes that took so long, without being announced again, that others got leases meanwhile. */
+  lapsed: number
   /** Changes by processes of the host that were noticed. */
   hostChanges: number
+}
+
+function stopThread(ms: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms)
 }
 
 export class Leases {
@@ -91,6 +99,7 @@ export class Leases {
     changes: 0,
     conflicts: 0,
     forced: 0,
+    lapsed: 0,
     hostChanges: 0,
   }
   readonly leaseMs: number
@@ -104,13 +113,17 @@ export class Leases {
   readonly #ticks: number
   readonly #longTicks: number
   readonly #nowMs: () => number
+  readonly #pause: (ms: number) => void
   readonly #contention: Contention
   readonly #onDamage: () => void
   /** Own changes under way, by slot. */
   readonly #active = new SlotCounts()
   /** Own changes under way of inodes that have no slot. */
   readonly #guarding = new Set<Change>()
+  /** All changes under way have been announced since then. */
   #renewedAt = 0
+  /** How often that was too long ago. */
+  #lapses = 0
   #pinned = false
   #pinnedAt = 0
   #damaged = false
@@ -125,6 +138,7 @@ export class Leases {
     this.#ticks = Math.min(ticksFor(leaseMs + marginMs), MOST_AHEAD)
     this.#longTicks = Math.min(ticksFor(this.longLeaseMs + marginMs), MOST_AHEAD)
     this.#nowMs = options.nowMs
+    this.#pause = options.pause ?? stopThread
     this.#contention = new Contention(table, options.quietMs ?? QUIET_MS)
     this.#onDamage = options.onDamage
   }
@@ -324,7 +338,8 @@ export class Leases {
       change.count = 0
       return 0
     }
-    const now = this.#now
+    const ms = this.#nowMs()
+    const now = tickOf(ms)
     let ticks = 0
     for (let i = 0; i < change.count; i++) {
       const left = this.#announce(change, i, now)
@@ -341,6 +356,8 @@ export class Leases {
     }
     if (ticks > 0) this.counters.forced++
     this.counters.changes++
+    if (!this.busy) this.#renewedAt = ms
+    change.lapses = this.#lapses
     for (let i = 0; i < change.count; i++) {
       const slot = change.slots[i]!
       if (slot >= 0) this.#active.add(slot)
@@ -359,6 +376,7 @@ export class Leases {
       if (slot < 0) {
         change.before[index] = 0
         change.after[index] = 0
+        change.counts[index] = 0
         change.buckets[index] = table.bucket
         change.guards[index] = 0
         if (this.#guarded(change, index)) return 0
@@ -374,14 +392,15 @@ export class Leases {
       const end = now + ticksFor(CHANGE_MS)
       if (!table.swap(slot, Slot.change, old, pack(others ? MANY : this.#guest, end))) continue
       if (!table.belongs(slot)) continue
+      // As in `#versionAt`, the count first.
+      change.counts[index] = dataCountOf(table.word(slot, Slot.conflict))
       change.after[index] = table.bump(slot)
       change.before[index] = table.replaced
       // The first of two; the other is in `end`.
       if (change.data) this.#contention.countData(slot)
       this.#contention.remember(slot, now)
       if (ownerOf(old) !== this.#guest) this.#contention.takesOver(slot, now)
-      const lease = table.word(slot, Slot.lease)
-      return ownerOf(lease) === this.#guest ? 0 : ticksLeft(lease, now)
+      return this.#leasedToOthers(slot, now)
     }
   }
 
@@ -438,29 +457,31 @@ export class Leases {
 
   /** A change has to wait: what it is about is shared by guests that want to cache it. */
   #conflict(change: Change, now: number): void {
-    const table = this.#table
     this.counters.conflicts++
     for (let i = 0; i < change.count; i++) {
       const slot = change.slots[i]!
-      if (slot < 0) continue
-      const lease = table.word(slot, Slot.lease)
-      if (ownerOf(lease) === this.#guest || ticksLeft(lease, now) === 0) continue
-      this.#contention.raise(slot, now)
+      if (this.#leasedToOthers(slot, now) > 0) this.#contention.raise(slot, now)
     }
   }
 
-  /** The change is made, or failed: whoever looks now sees what it left. */
+  /** The change is made, or failed: whoever looks now sees what it left. The answer follows this. */
   end(change: Change): void {
     const table = this.#table
-    const now = this.#now
+    const ms = this.#nowMs()
+    const now = tickOf(ms)
+    // This thread was held up, by this change or another: a frozen file system, a stopped process.
+    if (ms - this.#renewedAt >= CHANGE_MS) this.renew()
+    const lapsed = change.lapses !== this.#lapses
+    let ticks = 0
     for (let i = 0; i < change.count; i++) {
       const slot = change.slots[i]!
+      table.seek(change.keys[i]!)
       if (slot < 0) {
         // Nobody may take what he saw before for what is there now.
         table.advance()
+        if (lapsed) ticks = Math.max(ticks, this.#leasedToOthers(table.find(), now))
         continue
       }
-      table.seek(change.keys[i]!)
       if (table.belongs(slot)) {
         const version = table.bump(slot)
         change.after[i] = table.replaced === change.after[i] ? version : 0
@@ -469,6 +490,7 @@ export class Leases {
         table.advance()
         change.after[i] = 0
       }
+      if (lapsed) ticks = Math.max(ticks, this.#leasedToOthers(table.find(), now))
       if (this.#active.remove(slot) > 0) continue
       // With several writers nobody knows who is the last: it ends by time.
       const word = table.word(slot, Slot.change)
@@ -476,6 +498,16 @@ export class Leases {
         table.swap(slot, Slot.change, word, pack(this.#guest, now))
     }
     this.#unguard(change)
+    if (ticks === 0) return
+    // Who got a lease meanwhile may use what was there before.
+    this.counters.lapsed++
+    this.#pause(Math.min(ticks, MOST_AHEAD) * TICK_MS)
+  }
+
+  #leasedToOthers(slot: number, now: number): number {
+    if (slot < 0) return 0
+    const lease = this.#table.word(slot, Slot.lease)
+    return ownerOf(lease) === this.#guest ? 0 : ticksLeft(lease, now)
   }
 
   /** Wants to be called every SWEEP_MS: see VersionTable. */
@@ -493,6 +525,7 @@ export class Leases {
   renew(): void {
     const ms = this.#nowMs()
     if (ms - this.#renewedAt < RENEW_MS) return
+    if (ms - this.#renewedAt >= CHANGE_MS) this.#lapses++
     this.#renewedAt = ms
     const now = tickOf(ms)
     for (const slot of this.#active.slots()) {

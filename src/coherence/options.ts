@@ -37,4 +37,5 @@ export interface CoherenceOptions {
   /** See LeaseOptions; for tests. */
   readonly quietMs?: number
   readonly nowMs?: () => number
+  readonly pause?: (ms: number) => void
 }

@@ -231,6 +231,7 @@ function leaseStatus(counters: LeaseCounters): Record<string, number> {
     changes: counters.changes,
     changesWaited: counters.conflicts,
     changesForced: counters.forced,
+    changesLapsed: counters.lapsed,
     changesByHost: counters.hostChanges,
   }
 }

@@ -28,28 +28,28 @@ function attributesOf(sec: number, nsec: number): Attributes {
 test('two writes of others in one tick of the clock, the guest opens the file in between: it is told', t => {
   const files = new FileMemories(MARGIN_MS)
   // It knows an mtime from LOOKUP, and was given no lease: the first write was just before.
-  files.opened(FILE, 7, 2, timeOf(100, 40), false)
+  files.opened(FILE, 7, 2, false, timeOf(100, 40), false)
   const attr = attributesOf(100, 40)
-  t.true(files.reported(FILE, 9, 4, attr, false, false, NOW_MS))
+  t.true(files.reported(FILE, 9, 4, false, attr, false, false, NOW_MS))
   t.is(attr.mtimeNsec, 41)
 })
 
 /** What a reply at that time says of an mtime of 100 s and 40 ns, and whether it may be cached. */
 function tell(files: FileMemories, version: number, count: number, nowMs: number, own = false) {
   const attr = attributesOf(100, 40)
-  const hidden = files.reported(FILE, version, count, attr, own, false, nowMs | 0)
+  const hidden = files.reported(FILE, version, count, false, attr, own, false, nowMs | 0)
   return [attr.mtimeNsec, !hidden]
 }
 
 test('it is told for as long as replies may overtake each other, and each hidden change by another mtime', t => {
   const files = new FileMemories(MARGIN_MS)
-  files.opened(FILE, 7, 2, timeOf(100, 40), false)
+  files.opened(FILE, 7, 2, false, timeOf(100, 40), false)
   // Whatever 32 bits say of the time.
   for (const at of [NOW_MS, NOW_MS + 2 * MARGIN_MS, -50]) {
     t.deepEqual(tell(files, at & 0xffff, 3, at), [41, false])
     t.deepEqual(tell(files, at & 0xffff, 3, at + MARGIN_MS - 1), [41, false])
     t.deepEqual(tell(files, at & 0xffff, 3, at + MARGIN_MS), [40, true])
-    files.opened(FILE, 1, 2, timeOf(100, 40), false)
+    files.opened(FILE, 1, 2, false, timeOf(100, 40), false)
   }
   // The guest may have passed over the first.
   t.deepEqual(tell(files, 9, 4, NOW_MS), [41, false])
@@ -58,7 +58,7 @@ test('it is told for as long as replies may overtake each other, and each hidden
   t.deepEqual(tell(files, 13, 8, NOW_MS + 649), [40 ^ 3, false])
   // A later mtime tells by itself.
   const later = attributesOf(100, 60)
-  t.false(files.reported(FILE, 15, 10, later, false, false, NOW_MS + 649))
+  t.false(files.reported(FILE, 15, 10, false, later, false, false, NOW_MS + 649))
   t.is(later.mtimeNsec, 60)
   // So does the answer to a SETATTR with what comes after it: Linux passes over what was under way.
   t.deepEqual(tell(files, 17, 12, NOW_MS), [40, true])
@@ -67,61 +67,61 @@ test('it is told for as long as replies may overtake each other, and each hidden
   t.deepEqual(tell(files, 19, 14, NOW_MS), [40, true])
   // However many there are, it is a number of nanoseconds.
   const latest = attributesOf(100, 999_999_999)
-  files.reported(FILE, 21, 16, latest, false, false, NOW_MS)
+  files.reported(FILE, 21, 16, false, latest, false, false, NOW_MS)
   for (let i = 0; i < 600; i++) {
     const attr = attributesOf(100, 999_999_999)
-    t.true(files.reported(FILE, 23 + 2 * i, 17 + i, attr, false, false, NOW_MS))
+    t.true(files.reported(FILE, 23 + 2 * i, 17 + i, false, attr, false, false, NOW_MS))
     t.true(attr.mtimeNsec < 1e9 && attr.mtimeNsec !== 999_999_999)
   }
 })
 
 test('a write of others in a later tick shows by itself', t => {
   const files = new FileMemories(MARGIN_MS)
-  files.opened(FILE, 7, 2, timeOf(100, 40), false)
+  files.opened(FILE, 7, 2, false, timeOf(100, 40), false)
   const attr = attributesOf(100, 50)
-  t.false(files.reported(FILE, 9, 4, attr, false, false, NOW_MS))
+  t.false(files.reported(FILE, 9, 4, false, attr, false, false, NOW_MS))
   t.is(attr.mtimeNsec, 50)
 })
 
 test('where nothing is known of the time at which it was opened, a change is told', t => {
   const files = new FileMemories(MARGIN_MS)
-  files.opened(FILE, 7, 2, undefined, false)
+  files.opened(FILE, 7, 2, false, undefined, false)
   const attr = attributesOf(100, 50)
-  t.true(files.reported(FILE, 9, 4, attr, false, false, NOW_MS))
+  t.true(files.reported(FILE, 9, 4, false, attr, false, false, NOW_MS))
   t.is(attr.mtimeNsec, 51)
 })
 
 test('a SETATTR of the guest itself does not hide what others have written', t => {
   const files = new FileMemories(MARGIN_MS)
-  files.opened(FILE, 7, 2, timeOf(100, 40), true)
-  t.false(files.reported(FILE, 7, 2, attributesOf(100, 40), false, false, NOW_MS))
+  files.opened(FILE, 7, 2, false, timeOf(100, 40), true)
+  t.false(files.reported(FILE, 7, 2, false, attributesOf(100, 40), false, false, NOW_MS))
   // Linux takes the mtime of its answer without dropping its pages: so the true one must be another.
   const answer = attributesOf(100, 50)
-  t.true(files.reported(FILE, 9, 4, answer, true, false, NOW_MS))
+  t.true(files.reported(FILE, 9, 4, false, answer, true, false, NOW_MS))
   t.is(answer.mtimeNsec, 51)
   files.changedByGuest(FILE, 9, 11, 0)
   for (let i = 0; i < 2; i++) {
     const next = attributesOf(100, 50)
-    t.false(files.reported(FILE, 11, 4, next, false, false, NOW_MS))
+    t.false(files.reported(FILE, 11, 4, false, next, false, false, NOW_MS))
     t.is(next.mtimeNsec, 50)
   }
   // Without a write of others there is nothing to tell.
-  t.false(files.reported(FILE, 11, 4, attributesOf(100, 50), true, false, NOW_MS))
+  t.false(files.reported(FILE, 11, 4, false, attributesOf(100, 50), true, false, NOW_MS))
   files.changedByGuest(FILE, 11, 13, 0)
-  t.false(files.reported(FILE, 13, 4, attributesOf(100, 50), false, false, NOW_MS))
+  t.false(files.reported(FILE, 13, 4, false, attributesOf(100, 50), false, false, NOW_MS))
 })
 
 test('a change that is announced and waits is none yet', t => {
   const files = new FileMemories(MARGIN_MS)
-  files.opened(FILE, 7, 2, timeOf(100, 40), true)
-  t.false(files.reported(FILE, 7, 2, attributesOf(100, 40), false, true, NOW_MS))
+  files.opened(FILE, 7, 2, false, timeOf(100, 40), true)
+  t.false(files.reported(FILE, 7, 2, false, attributesOf(100, 40), false, true, NOW_MS))
   const waiting = attributesOf(100, 40)
-  t.false(files.reported(FILE, 9, 3, waiting, false, true, NOW_MS))
+  t.false(files.reported(FILE, 9, 3, false, waiting, false, true, NOW_MS))
   t.is(waiting.mtimeNsec, 40)
   // It is made, and mtime set back.
   const hidden = attributesOf(100, 40)
   hidden.ctimeSec = 200
-  t.true(files.reported(FILE, 11, 4, hidden, false, true, NOW_MS))
+  t.true(files.reported(FILE, 11, 4, false, hidden, false, true, NOW_MS))
   t.is(hidden.mtimeNsec, 41)
 })
 
@@ -132,19 +132,66 @@ test('the same change time says nothing where it was new, or has no fractions, o
     [40, true, true],
   ] as const) {
     const files = new FileMemories(MARGIN_MS)
-    files.opened(FILE, 7, 2, timeOf(100, nsec), true)
-    files.reported(FILE, 7, 2, attributesOf(100, nsec), false, settled, NOW_MS)
+    files.opened(FILE, 7, 2, false, timeOf(100, nsec), true)
+    files.reported(FILE, 7, 2, false, attributesOf(100, nsec), false, settled, NOW_MS)
     if (unseen) files.unseen(FILE)
-    t.true(files.reported(FILE, 9, 4, attributesOf(100, nsec), false, true, NOW_MS))
+    t.true(files.reported(FILE, 9, 4, false, attributesOf(100, nsec), false, true, NOW_MS))
   }
 })
 
 test('pages are kept over an open only if the change time was settled at both', t => {
   const files = new FileMemories(MARGIN_MS)
   const at = timeOf(100, 40)
-  t.is(files.opened(FILE, 7, 2, at, false), 'unknown')
-  t.is(files.opened(FILE, 7, 2, at, true), 'unknown')
-  t.is(files.opened(FILE, 7, 2, at, true), 'same')
-  t.is(files.opened(FILE, 7, 2, at, false), 'unknown')
-  t.is(files.opened(FILE, 9, 4, at, true), 'data')
+  t.is(files.opened(FILE, 7, 2, false, at, false), 'unknown')
+  t.is(files.opened(FILE, 7, 2, false, at, true), 'unknown')
+  t.is(files.opened(FILE, 7, 2, false, at, true), 'same')
+  t.is(files.opened(FILE, 7, 2, false, at, false), 'unknown')
+  t.is(files.opened(FILE, 9, 4, false, at, true), 'data')
+})
+
+test('what is told while others change it tells nothing of what they write after that', t => {
+  for (const knows of [true, false]) {
+    const files = new FileMemories(MARGIN_MS)
+    const at = timeOf(100, 40)
+    files.opened(FILE, 7, 2, false, at, true)
+    files.reported(FILE, 7, 2, false, attributesOf(100, 30), false, true, NOW_MS)
+    // Under way, and that for long; or its version was not known any more.
+    const version = knows ? 9 : 0
+    t.false(files.reported(FILE, version, 3, knows, attributesOf(100, 40), false, true, NOW_MS))
+    // Made.
+    t.true(files.reported(FILE, 11, 4, false, attributesOf(100, 40), false, true, NOW_MS))
+  }
+})
+
+test('a change that ended without being counted, as its daemon died, is told, and so it is after an open', t => {
+  for (const opens of [true, false]) {
+    const files = new FileMemories(MARGIN_MS)
+    const at = timeOf(100, 40)
+    files.opened(FILE, 7, 2, false, at, true)
+    const attr = attributesOf(100, 40)
+    t.false(files.reported(FILE, 7, 2, false, attr, false, true, NOW_MS))
+    if (opens) files.opened(FILE, 9, 3, true, at, true)
+    else files.reported(FILE, 9, 3, true, attr, false, true, NOW_MS)
+    t.true(files.reported(FILE, 9, 3, false, attr, false, true, NOW_MS))
+    if (opens) t.is(files.opened(FILE, 9, 3, false, at, true), 'unknown')
+  }
+  // One that is still under way is not, nor what was no change of data.
+  const files = new FileMemories(MARGIN_MS)
+  files.opened(FILE, 7, 2, false, timeOf(100, 40), true)
+  files.reported(FILE, 7, 2, false, attributesOf(100, 40), false, true, NOW_MS)
+  files.reported(FILE, 9, 2, true, attributesOf(100, 40), false, true, NOW_MS)
+  t.false(files.reported(FILE, 9, 2, true, attributesOf(100, 40), false, true, NOW_MS))
+  t.false(files.reported(FILE, 11, 2, false, attributesOf(100, 40), false, true, NOW_MS))
+})
+
+test('so many changes that their count comes round show by the change time', t => {
+  const files = new FileMemories(MARGIN_MS)
+  files.opened(FILE, 7, 2, false, timeOf(100, 40), true)
+  files.reported(FILE, 7, 2, false, attributesOf(100, 40), false, true, NOW_MS)
+  const attr = attributesOf(100, 40)
+  t.false(files.reported(FILE, 7 + 600, 2, false, attr, false, true, NOW_MS))
+  attr.ctimeSec++
+  t.false(files.reported(FILE, 7 + 600 + 511, 2, false, attr, false, true, NOW_MS), 'a chmod')
+  attr.ctimeSec++
+  t.true(files.reported(FILE, 7 + 600 + 511 + 512, 2, false, attr, false, true, NOW_MS))
 })

@@ -1,10 +1,13 @@
 /** Daemons with --coherence=strict on one directory, and what their guests are told. */
+import { execFileSync } from 'node:child_process'
 import {
   appendFileSync,
   closeSync,
   mkdirSync,
+  mkdtempSync,
   openSync,
   readFileSync,
+  rmSync,
   statSync,
   truncateSync,
   utimesSync,
@@ -13,6 +16,7 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
+import { CHANGE_MS } from '../../src/coherence/leases.js'
 import { longLeaseMs } from '../../src/coherence/options.js'
 import { Opcode } from '../../protocol/fuse/opcodes.js'
 import { concat, u32s, u64 } from '../helpers/front-end.js'
@@ -73,10 +77,15 @@ class Clock {
 /** What the host has changed just now is not cached. */
 const SETTLED_MS = TIMES.quietMs + 20
 
-async function scene(t: ExecutionContext, count = 2, times: Times = TIMES) {
+async function scene(
+  t: ExecutionContext,
+  count = 2,
+  times: Times = TIMES,
+  prepare?: (folder: string) => void,
+) {
   const clock = new Clock()
   t.teardown(() => clock.release())
-  const made = mockGuests(t, count, { nowMs: clock.nowMs, ...times })
+  const made = mockGuests(t, count, { nowMs: clock.nowMs, ...times }, prepare)
   writeFileSync(join(made.folder, 'file'), 'contents')
   writeFileSync(join(made.folder, 'other'), '')
   mkdirSync(join(made.folder, 'dir'))
@@ -363,6 +372,110 @@ test('data that changed under the same mtime is dropped when the guest has grown
   b.client.write(theirs, other.fh, 0, text('changed'))
   b.setattr(theirs, Fattr.mtime, { mtime, mtimeNsec })
   await tells(t, clock, a, nodeid, { ...stat, size: size + more.length })
+})
+
+test('what another guest writes while a SETATTR is under way is told', async t => {
+  const { a, b } = await scene(t)
+  const node = a.lookup('file').nodeid
+  const theirs = b.lookup('file').nodeid
+  const { fh } = b.open(theirs)
+  a.open(node)
+  // So that nobody has a lease, and nobody waits.
+  b.client.write(theirs, fh, 0, text('before'))
+  a.getattr(node)
+  const { fs } = a.rig
+  const inner = fs.setattr.bind(fs)
+  fs.setattr = (...args) => {
+    b.client.write(theirs, fh, 0, text('meanwhile'))
+    return inner(...args)
+  }
+  const answer = a.setattr(node, Fattr.mode, { mode: 0o640 })
+  fs.setattr = inner
+  t.not(a.getattr(node).stat.mtimeNsec, answer.stat.mtimeNsec)
+})
+
+test('of a write that is under way the time tells nothing: Linux sets it first', async t => {
+  const { a, b, clock } = await scene(t)
+  const node = a.lookup('file').nodeid
+  const theirs = b.lookup('file').nodeid
+  const { fh } = b.open(theirs)
+  a.open(node)
+  const { fs } = b.rig
+  const inner = fs.write.bind(fs)
+  let seen: Stat | undefined
+  fs.write = (...args) => {
+    const outcome = inner(...args)
+    // As if the data came later.
+    clock.hold()
+    clock.jump(30)
+    seen = a.getattr(node).stat
+    t.false(a.open(node).keepCache)
+    clock.release()
+    return outcome
+  }
+  b.client.write(theirs, fh, 0, text('changed'))
+  fs.write = inner
+  await tells(t, clock, a, node, seen!)
+})
+
+test('an answer that was held up for long comes when the leases that others got meanwhile have ended', async t => {
+  const clock = new Clock()
+  const paused: number[] = []
+  const pause = (ms: number): void => {
+    paused.push(ms)
+    clock.jump(ms)
+  }
+  t.teardown(() => clock.release())
+  const { guests, folder } = mockGuests(t, 2, { ...TIMES, nowMs: clock.nowMs, pause })
+  writeFileSync(join(folder, 'file'), '')
+  await sleep(SETTLED_MS)
+  const [a, b] = [guests[0]!, guests[1]!]
+  a.lookup('file')
+  clock.hold()
+  const { fs } = a.rig
+  const inner = fs.unlink.bind(fs)
+  fs.unlink = (...args) => {
+    clock.jump(CHANGE_MS + 2 * TIMES.quietMs)
+    t.true(b.lookup('file').entryMs > 0)
+    return inner(...args)
+  }
+  a.client.do(Opcode.FUSE_UNLINK, 1, text('file'))
+  t.is(b.cachedName('file'), undefined)
+  t.is(paused.length, 1)
+  t.is(a.rig.coherence!.leases.counters.lapsed, 1)
+})
+
+test('a file of overlayfs that moves to the upper layer stays the same, to leases as well', async t => {
+  let mounted = false
+  const { a, b, folder } = await scene(t, 2, TIMES, share => {
+    const layers = mkdtempSync('/dev/shm/virtiofsd-layers-')
+    t.teardown(() => rmSync(layers, { recursive: true }))
+    for (const name of ['lower', 'upper', 'work']) mkdirSync(join(layers, name))
+    writeFileSync(join(layers, 'lower', 'below'), 'contents')
+    const options = `lowerdir=${layers}/lower,upperdir=${layers}/upper,workdir=${layers}/work`
+    try {
+      execFileSync('mount', ['-t', 'overlay', '-o', options, 'overlay', share], { stdio: 'pipe' })
+    } catch (cause) {
+      t.log(`not tried: ${String(cause)}`)
+      return
+    }
+    mounted = true
+    t.teardown(() => execFileSync('umount', ['--lazy', share]))
+  })
+  t.pass()
+  if (!mounted) return
+  const theirs = b.lookup('below').nodeid
+  // What is opened for writing moves.
+  const { fh } = b.open(theirs)
+  const { nodeid } = a.lookup('below')
+  await sleep(WAIT_MS)
+  t.is(b.lookup('below').nodeid, theirs)
+  t.is(b.getattr(theirs).stat.size, 'contents'.length)
+  t.true(a.getattr(nodeid).attrMs > 0)
+  const began = performance.now()
+  b.client.write(theirs, fh, 0, text('contents and more'))
+  t.true(performance.now() - began >= TIMES.leaseMs)
+  t.is(a.getattr(nodeid).stat.size, statSync(join(folder, 'below')).size)
 })
 
 /** Of a reply to READDIRPLUS: struct fuse_direntplus. */

@@ -548,6 +548,51 @@ test('a long change of what has no slot keeps others from getting one', t => {
   t.true(lease(all[0]!, ino))
 })
 
+for (const how of ['by this change', 'by another, until it is renewed'] as const)
+  test(`a daemon held up for longer than an announcement lasts, ${how}, answers when the leases of others have ended`, t => {
+    const { all, clock } = scene()
+    const [one, other] = [all[0]!, all[1]!]
+    // Announced at the same time, and ended with no lease of anybody's, at once.
+    const quiet = changeOf(2)
+    t.is(one.begin(quiet, false, false), 0)
+    const change = changeOf(1)
+    t.is(one.begin(change, false, false), 0)
+    t.false(lease(other, 1))
+    clock.ms += CHANGE_MS + QUIET_MS + 3 * TICK_MS
+    const until = clock.ms + LEASE_MS + MARGIN_MS
+    t.true(lease(other, 1))
+    if (how !== 'by this change') {
+      one.renew()
+      t.false(lease(other, 1), 'announced again')
+    }
+    const before = clock.ms
+    one.end(quiet)
+    t.is(clock.ms, before)
+    one.end(change)
+    t.true(clock.ms >= until && clock.ms <= before + MOST_WAIT_MS)
+    t.is(one.counters.lapsed, 1)
+    // What begins now was announced in time.
+    t.is(apply(one, clock, changeOf(1, 2)), 0)
+    t.is(one.counters.lapsed, 1)
+  })
+
+test('a change that is renewed in time does not wait when it ends', t => {
+  const { all, clock } = scene()
+  const change = changeOf(1)
+  // Long after the last one.
+  clock.ms += 10 * CHANGE_MS
+  t.is(all[0]!.begin(change, false, false), 0)
+  for (let i = 0; i < 4; i++) {
+    clock.ms += CHANGE_MS - 2 * TICK_MS
+    all[0]!.renew()
+    t.false(lease(all[1]!, 1))
+  }
+  const before = clock.ms
+  all[0]!.end(change)
+  t.is(clock.ms, before)
+  t.is(all[0]!.counters.lapsed, 0)
+})
+
 test('a hostile table makes a change wait for a bounded time, and force ends that', t => {
   const { all, clock, table } = scene(2)
   const change = changeOf(1)

@@ -17,6 +17,7 @@ export type Clock = () => number
 
 export interface Times {
   readonly nowMs?: Clock
+  readonly pause?: (ms: number) => void
   readonly leaseMs: number
   readonly marginMs: number
   readonly quietMs: number
@@ -199,15 +200,18 @@ export class MockGuest {
 
 const NO_ENTRY = { nodeid: 0, entryMs: 0, attrMs: 0, stat: undefined }
 
-/** `count` guests, a daemon of its own each, on one directory and one table. Gone with the test. */
+/** `count` guests, a daemon of its own each, on one directory and one table. Gone with the test. `prepare`: before. */
 export function mockGuests(
   t: ExecutionContext,
   count: number,
   times: Times,
+  prepare?: (folder: string) => void,
 ): { folder: string; table: string; guests: MockGuest[] } {
   const home = mkdtempSync('/dev/shm/virtiofsd-coherence-')
   const folder = mkdtempSync(join(home, 'share-'))
   const table = join(home, 'table')
+  t.teardown(() => rmSync(home, { recursive: true }))
+  prepare?.(folder)
   const fds: number[] = []
   const guests = Array.from({ length: count }, () => {
     const tableFd = openTableFile(table)
@@ -225,7 +229,6 @@ export function mockGuests(
   t.teardown(() => {
     for (const guest of guests) guest.rig.close()
     for (const fd of fds) closeSync(fd)
-    rmSync(home, { recursive: true })
   })
   return { folder, table, guests }
 }

@@ -46,7 +46,12 @@ export const LEASE_MS = 200
 export const MARGIN_MS = 100
 
 /** `count` guests that share a table. */
-export function guests(count: number, clock: TestClock, table: VersionTable): Leases[] {
+export function guests(
+  count: number,
+  clock: TestClock,
+  table: VersionTable,
+  onPause?: () => void,
+): Leases[] {
   return Array.from(
     { length: count },
     (_, index) =>
@@ -55,6 +60,10 @@ export function guests(count: number, clock: TestClock, table: VersionTable): Le
         leaseMs: LEASE_MS,
         marginMs: MARGIN_MS,
         nowMs: () => clock.ms,
+        pause(ms) {
+          clock.ms += ms
+          onPause?.()
+        },
         onDamage: () => undefined,
       }),
   )
