@@ -79,8 +79,8 @@ export class FileMemories {
 
   /**
    * The guest opens the file, which has (at least) `version` now, and had changed last at `time`, if that is known:
-   * what has become of what it has cached. `othersChange`: somebody else does, under this version. `settled`: another
-   * change would have another time by now.
+   * what has become of what it has cached. `othersChange`: somebody else does, under this version. `settled`: whatever
+   * is written from now on has another time.
    */
   opened(
     nodeid: number,
@@ -107,7 +107,6 @@ export class FileMemories {
     const changed = file.dataCount === NO_COUNT || (known && file.dataCount !== dataCount)
     file.ctimeSec = time?.sec ?? 0
     file.ctimeNsec = time?.nsec ?? -1
-    // Linux sets the time of a write before it writes.
     file.settled = settled && !othersChange
     file.underWay = othersChange
     file.version = version
@@ -137,7 +136,8 @@ export class FileMemories {
    * Attributes are about to go to the guest that were seen when the file had `version` (0: it is not known)
    * or a newer one. `own`: they answer its SETATTR, after which Linux has their mtime, and keeps its pages all the same
    * (fs/fuse/dir.c, fuse_do_setattr): where others have written it gets one that is off, so that the true one, which it
-   * asks for next, is another; version and count are those before it. `othersChange` and `settled`: as for `opened`. `nowMs`: whole, modulo 2^32. True: they
+   * asks for next, is another; version and count are those before it. `othersChange`: as for `opened`. `settled`: a change
+   * that begins now has another time. `nowMs`: whole, modulo 2^32. True: they
    * must not be cached; `attr` was changed so that the guest drops the data it has.
    */
   reported(

@@ -9,6 +9,11 @@ import type { MappingLeases } from './mapping-leases.js'
 
 /** Change times of Linux before 6.13 go in steps of a timer tick, 10 ms at most. */
 const CLOCK_STEP_MS = 20
+/**
+ * Linux sets the time of a write before it writes, and one call may have much to write, or wait for a disk: what a guest
+ * read of a file so soon after its time it may not keep for longer than it has the file open.
+ */
+export const LONGEST_WRITE_MS = 3000
 /** How old what is known of the difference between the clocks may be. */
 const CLOCKS_MS = 100
 /** Eleven days: long ago. */
@@ -163,9 +168,12 @@ export class LeasedReplies {
   }
 }
 
-/** So long ago that no change from now on has the same time. */
+/**
+ * So long ago that no change from now on has the same time, nor is what a process of the host writes under that time
+ * still under way.
+ */
 export function isSettled(time: ChangeTime): boolean {
-  return Date.now() - (time.sec * 1000 + time.nsec / 1e6) > CLOCK_STEP_MS
+  return Date.now() - (time.sec * 1000 + time.nsec / 1e6) > LONGEST_WRITE_MS
 }
 
 function limit(attr: Attributes, ms: number): void {

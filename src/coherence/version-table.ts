@@ -218,7 +218,7 @@ export class VersionTable {
   /** What it says of the former inode does not matter to the new one, unless it was set this moment. */
   #clearPast(at: number, now: number): void {
     const word = Atomics.load(this.#words, at)
-    if (ticksLeft(word, now) === 0) Atomics.compareExchange(this.#words, at, word, 0)
+    if (word !== 0 && ticksLeft(word, now) === 0) Atomics.compareExchange(this.#words, at, word, 0)
   }
 
   /** No lease is held and no change is under way. */
