@@ -271,7 +271,7 @@ export class CoherentFileSystem extends ForwardingFileSystem {
     if ((flags & O_TRUNC) === 0) {
       this.#replies.readClock()
       const version = this.#replies.track(nodeid)
-      const { dataCount, othersChange } = this.#leases
+      const { dataCount, others } = this.#leases
       const outcome = this.inner.open(request, nodeid, flags, killSuid, opened)
       // Nobody may write past this.
       opened.direct.writes = false
@@ -280,10 +280,10 @@ export class CoherentFileSystem extends ForwardingFileSystem {
       const time = opened.keepCache ? undefined : this.#replies.changeTime(nodeid)
       const settled = time !== undefined && isSettled(time)
       const { files } = this.#replies
-      const since = files.opened(nodeid, version, dataCount, othersChange, time, settled)
+      const since = files.opened(nodeid, version, dataCount, others, time, settled)
       if (since === 'same') opened.keepCache = true
       else if (since === 'data') opened.keepCache = false
-      if (othersChange && this.#replies.byOthers(nodeid)) {
+      if (others !== 'none' && this.#replies.byOthers(nodeid)) {
         opened.keepCache = false
         files.unseen(nodeid)
       }
@@ -300,9 +300,9 @@ export class CoherentFileSystem extends ForwardingFileSystem {
       const version = change.count > 0 ? change.before[0]! : 0
       this.#replies.readClock()
       this.#replies.track(nodeid)
-      const { othersChange } = this.#leases
+      const { others } = this.#leases
       const dataCount = change.counts[0]!
-      this.#replies.files.opened(nodeid, version, dataCount, othersChange, undefined, false)
+      this.#replies.files.opened(nodeid, version, dataCount, others, undefined, false)
     }
     return this.waits.done(request, outcome)
   }
@@ -333,9 +333,9 @@ export class CoherentFileSystem extends ForwardingFileSystem {
       opened.keepCache = false
       this.#replies.readClock()
       const version = this.#replies.track(entry.nodeid)
-      const { dataCount, othersChange } = this.#leases
+      const { dataCount, others } = this.#leases
       const { files } = this.#replies
-      files.opened(entry.nodeid, version, dataCount, othersChange, undefined, false)
+      files.opened(entry.nodeid, version, dataCount, others, undefined, false)
     }
     return this.#named(request, change, looked, parent, outcome, entry, true)
   }

@@ -7,11 +7,15 @@
  * version in the table nor the file's change time is another than at the last open: no guest, and no process
  * of the host has changed it. The version tells, too, when a guest has changed data and mtime has not, as
  * somebody set it back or two changes fell into one tick of the file system's clock: then replies have an
- * mtime that is a nanosecond off, and are not cached, for as long as a guest may take to look at one that is under
- * way: Linux passes over attributes when others came in since it asked for them (fuse_change_attributes_i).
+ * mtime that is some nanoseconds off, and are not cached.
+ *
+ * One reply is not enough to tell of a change: Linux passes over attributes when others came in since it asked for them
+ * (fuse_change_attributes_i). So for as long as a guest may take to look at a reply that is under way, all have what the
+ * first one had, or an mtime that none before them had.
  */
 import type { ChangeTime } from '../vfs/identities.js'
 import type { Attributes } from '../vfs/replies.js'
+import type { Others } from './leases.js'
 
 /** Of one file that the guest has opened. */
 class FileMemory {
@@ -33,14 +37,17 @@ class FileMemory {
   toldCtimeSec = 0
   toldCtimeNsec = 0
   toldSettled = false
-  /** As of then, or the last open, somebody else was changing it. */
+  /** As of then, or the last open, one other guest was changing it. */
   underWay = false
-  /** In what mtime is told other than it is, to tell of a change that is hidden behind it; 0: in nothing. */
+  /** A reply that told of a change may be under way until `tellsUntilMs`, */
+  tells = false
+  tellsUntilMs = 0
+  /** with this mtime, told other than it is by the bits of `off`. */
+  tellsSec = 0
+  tellsNsec = 0
   off = 0
-  /** That mtime, and until when. */
-  offSec = 0
-  offNsec = 0
-  offUntilMs = 0
+  /** The last of those that was not 0. */
+  lastOff = 0
 }
 
 /** What an opening shows: nothing was changed by others, what the file holds was, or it cannot be told. */
@@ -79,14 +86,14 @@ export class FileMemories {
 
   /**
    * The guest opens the file, which has (at least) `version` now, and had changed last at `time`, if that is known:
-   * what has become of what it has cached. `othersChange`: somebody else does, under this version. `settled`: whatever
+   * what has become of what it has cached. `others` change it, under this version. `settled`: whatever
    * is written from now on has another time.
    */
   opened(
     nodeid: number,
     version: number,
     dataCount: number,
-    othersChange: boolean,
+    others: Others,
     time: ChangeTime | undefined,
     settled: boolean,
   ): Since {
@@ -107,8 +114,8 @@ export class FileMemories {
     const changed = file.dataCount === NO_COUNT || (known && file.dataCount !== dataCount)
     file.ctimeSec = time?.sec ?? 0
     file.ctimeNsec = time?.nsec ?? -1
-    file.settled = settled && !othersChange
-    file.underWay = othersChange
+    file.settled = settled && others === 'none'
+    file.underWay = others === 'one'
     file.version = version
     file.dataCount = dataCount
     return same ? 'same' : changed ? 'data' : 'unknown'
@@ -136,15 +143,15 @@ export class FileMemories {
    * Attributes are about to go to the guest that were seen when the file had `version` (0: it is not known)
    * or a newer one. `own`: they answer its SETATTR, after which Linux has their mtime, and keeps its pages all the same
    * (fs/fuse/dir.c, fuse_do_setattr): where others have written it gets one that is off, so that the true one, which it
-   * asks for next, is another; version and count are those before it. `othersChange`: as for `opened`. `settled`: a change
-   * that begins now has another time. `nowMs`: whole, modulo 2^32. True: they
-   * must not be cached; `attr` was changed so that the guest drops the data it has.
+   * asks for next, is another; version and count are those before it. `others`: as for `opened`. `settled`: a change that
+   * begins now has another time. `nowMs`: whole, modulo 2^32. True: they must not be cached; `attr` was changed so that the
+   * guest drops the data it has.
    */
   reported(
     nodeid: number,
     version: number,
     dataCount: number,
-    othersChange: boolean,
+    others: Others,
     attr: Attributes,
     own: boolean,
     settled: boolean,
@@ -156,10 +163,12 @@ export class FileMemories {
       version !== 0 &&
       ((isCounted(file, version, dataCount, attr) && !isUnchanged(file, attr)) ||
         // It ended without being counted: its daemon died.
-        (file.underWay && !othersChange && version === file.version))
-    if (file.off !== 0 && !isStillOff(file, attr, nowMs)) file.off = 0
-    const { mtimeNsec } = attr
-    attr.mtimeNsec ^= file.off
+        (file.underWay && others === 'none' && version === file.version))
+    if (file.tells && ((file.tellsUntilMs - nowMs) | 0) <= 0) file.tells = false
+    const order = file.tells ? compareTimes(attr, file.tellsSec, file.tellsNsec) : 1
+    const { mtimeSec, mtimeNsec } = attr
+    let off = order === 0 ? file.off : 0
+    attr.mtimeNsec = mtimeNsec ^ off
     const shows =
       !own &&
       (file.mtimeNsec < 0
@@ -167,16 +176,21 @@ export class FileMemories {
         : attr.mtimeSec !== file.mtimeSec ||
           attr.mtimeNsec !== file.mtimeNsec ||
           (file.sizeBytes >= 0 && attr.sizeBytes !== file.sizeBytes))
-    if (changed && !shows) {
-      file.off = (file.off % MOST_OFF) + 1
-      file.offSec = attr.mtimeSec
-      file.offNsec = mtimeNsec
-      file.offUntilMs = (nowMs + this.#marginMs) | 0
-      attr.mtimeNsec = mtimeNsec ^ file.off
+    // Set back, it may be what the guest has, if it passed over what it was told.
+    if ((changed && !shows) || order < 0 || (own && file.tells && off === 0)) {
+      file.lastOff = (file.lastOff % MOST_OFF) + 1
+      off = file.lastOff
+      attr.mtimeNsec = mtimeNsec ^ off
     }
-    const hidden = file.off !== 0
+    if (changed || order < 0) {
+      file.tells = true
+      file.tellsUntilMs = (nowMs + this.#marginMs) | 0
+      file.tellsSec = mtimeSec
+      file.tellsNsec = mtimeNsec
+      file.off = off
+    }
     // What was under way before its answer does not count any more: the next reply tells, as it is.
-    if (own) file.off = 0
+    if (own) file.tells = false
     file.version = version
     if (version !== 0) file.dataCount = dataCount
     file.sizeBytes = attr.sizeBytes
@@ -184,19 +198,15 @@ export class FileMemories {
     file.mtimeNsec = attr.mtimeNsec
     file.toldCtimeSec = attr.ctimeSec
     file.toldCtimeNsec = attr.ctimeNsec
-    file.toldSettled = settled && !othersChange && version !== 0
-    file.underWay = othersChange
-    return hidden
+    file.toldSettled = settled && others === 'none' && version !== 0
+    file.underWay = others === 'one'
+    return off !== 0
   }
 }
 
-/** Changes may still be hidden behind this mtime, where the guest has not looked at the reply that told it. */
-function isStillOff(file: FileMemory, attr: Attributes, nowMs: number): boolean {
-  return (
-    attr.mtimeSec === file.offSec &&
-    attr.mtimeNsec === file.offNsec &&
-    ((file.offUntilMs - nowMs) | 0) > 0
-  )
+/** Below 0: the mtime is before that time, 0: it is that. */
+function compareTimes(attr: Attributes, sec: number, nsec: number): number {
+  return attr.mtimeSec === sec ? attr.mtimeNsec - nsec : attr.mtimeSec - sec
 }
 
 /** Whatever mtime the guest was told before it opened the file: this one was not set by hand, and came later. */

@@ -64,7 +64,7 @@ export class LeasedReplies {
     if (this.#identities.ofNode(nodeid, key) === NO_INODE) return false
     if (!files.has(nodeid)) return true
     const known = this.#leases.versionOf(key, tickOf(this.nowMs))
-    const { othersChange } = this.#leases
+    const { others } = this.#leases
     const version = own !== undefined ? own.before[0]! : ((known - looked) | 0) <= 0 ? known : 0
     const dataCount = own !== undefined ? own.counts[0]! : this.#leases.dataCount
     const settled = this.#ageMs(attr.ctimeSec, attr.ctimeNsec) > CLOCK_STEP_MS
@@ -73,13 +73,13 @@ export class LeasedReplies {
       nodeid,
       version,
       dataCount,
-      othersChange,
+      others,
       attr,
       own !== undefined,
       settled,
       nowMs,
     )
-    if (othersChange && this.#mappings.byOthers(key)) files.unseen(nodeid)
+    if (others !== 'none' && this.#mappings.byOthers(key)) files.unseen(nodeid)
     return !hidden
   }
 

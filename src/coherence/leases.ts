@@ -53,6 +53,9 @@ export const AGE_UNKNOWN = -0x4000_0000
 /** `begin` says to look again when the table has no slot to spare right now. */
 const AGAIN_MS = TICK_MS
 
+/** `several`: or one and this guest. Nobody says when they are done: it ends by time. */
+export type Others = 'none' | 'one' | 'several'
+
 export interface LeaseOptions {
   /** The number of this guest in the table. */
   readonly guest: number
@@ -297,8 +300,8 @@ export class Leases {
 
   /** After `versionOf` or `track`: of that inode, a number that changes with its data, 0 to 511. */
   dataCount = 0
-  /** After the same: somebody else is changing that inode. */
-  othersChange = false
+  /** After the same: who else is changing that inode. */
+  others: Others = 'none'
 
   /** The version of `key`, at tick `now`; 0 when it is not known. */
   versionOf(key: InodeKey, now = this.#now): number {
@@ -316,10 +319,11 @@ export class Leases {
   }
 
   #versionAt(slot: number, now: number): number {
-    this.othersChange = false
+    this.others = 'none'
     if (slot < 0) return 0
     const change = this.#table.word(slot, Slot.change)
-    this.othersChange = ticksLeft(change, now) > 0 && ownerOf(change) !== this.#guest
+    if (ticksLeft(change, now) > 0 && ownerOf(change) !== this.#guest)
+      this.others = ownerOf(change) === MANY ? 'several' : 'one'
     // A change makes a new version first, then counts: read in this order the count is never newer than that.
     this.dataCount = dataCountOf(this.#table.word(slot, Slot.conflict))
     return this.#table.word(slot, Slot.version)

@@ -18,6 +18,7 @@ import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { LONGEST_WRITE_MS } from '../../src/coherence/leased-replies.js'
 import { CHANGE_MS } from '../../src/coherence/leases.js'
+import { TICK_MS } from '../../protocol/version-table/layout.js'
 import { longLeaseMs } from '../../src/coherence/options.js'
 import { Opcode } from '../../protocol/fuse/opcodes.js'
 import { concat, u32s, u64 } from '../helpers/front-end.js'
@@ -338,10 +339,10 @@ test('data that changed under the same mtime is dropped, by an mtime that is off
   const { fh } = b.open(theirs)
   const real = a.getattr(node).stat
   const { mtime, mtimeNsec } = real
-  for (const data of ['changed', 'Changed']) {
-    b.client.write(theirs, fh, 0, text(data))
+  for (const off of [1, 2]) {
+    b.client.write(theirs, fh, 0, text(`${off}`))
     b.setattr(theirs, Fattr.mtime, { mtime, mtimeNsec })
-    await tells(t, clock, a, node, real)
+    await tells(t, clock, a, node, real, off)
   }
   // Its own changes do not do that, nor what is no change of data.
   a.setattr(node, Fattr.mode, { mode: 0o640 })
@@ -401,6 +402,28 @@ test('what another guest writes while a SETATTR is under way is told', async t =
   t.not(a.getattr(node).stat.mtimeNsec, answer.stat.mtimeNsec)
 })
 
+test('two writes at the same time are told once', async t => {
+  const { a, b, clock } = await scene(t)
+  const node = a.lookup('file').nodeid
+  const theirs = b.lookup('file').nodeid
+  const [mine, other] = [a.open(node), b.open(theirs)]
+  const { fs } = a.rig
+  const inner = fs.write.bind(fs)
+  fs.write = (...args) => {
+    b.client.write(theirs, other.fh, 0, text('theirs'))
+    return inner(...args)
+  }
+  a.client.write(node, mine.fh, 0, text('mine'))
+  fs.write = inner
+  const { stat } = a.getattr(node)
+  const seen = b.getattr(theirs).stat
+  clock.hold()
+  // Nobody says when the last of them is done.
+  clock.jump(CHANGE_MS + TICK_MS)
+  t.is(a.getattr(node).stat.mtimeNsec, stat.mtimeNsec)
+  t.is(b.getattr(theirs).stat.mtimeNsec, seen.mtimeNsec)
+})
+
 test('of a write that is under way the time tells nothing: Linux sets it first', async t => {
   const { a, b, clock } = await scene(t)
   const node = a.lookup('file').nodeid
@@ -454,7 +477,7 @@ test('an answer that was held up for long comes when the leases that others got 
 
 test('a file of overlayfs that moves to the upper layer stays the same, to leases as well', async t => {
   let mounted = false
-  const { a, b, folder } = await scene(t, 2, TIMES, share => {
+  const { a, b, folder, clock } = await scene(t, 2, TIMES, share => {
     const layers = mkdtempSync('/dev/shm/virtiofsd-layers-')
     t.teardown(() => rmSync(layers, { recursive: true }))
     for (const name of ['lower', 'upper', 'work']) mkdirSync(join(layers, name))
@@ -478,10 +501,14 @@ test('a file of overlayfs that moves to the upper layer stays the same, to lease
   await sleep(WAIT_MS)
   t.is(b.lookup('below').nodeid, theirs)
   t.is(b.getattr(theirs).stat.size, 'contents'.length)
+  const { counters } = b.rig.coherence!.leases
+  t.is(counters.conflicts, 0)
+  clock.hold()
   t.true(a.getattr(nodeid).attrMs > 0)
-  const began = performance.now()
-  b.client.write(theirs, fh, 0, text('contents and more'))
-  t.true(performance.now() - began >= TIMES.leaseMs)
+  const body = writeBody(fh, 0, text('contents and more'))
+  b.start(Opcode.FUSE_WRITE, theirs, body, reply => t.is(reply.error, 0))
+  for (b.poll(); b.busy; b.poll()) await clock.pass(2)
+  t.is(counters.conflicts, 1)
   t.is(a.getattr(nodeid).stat.size, statSync(join(folder, 'below')).size)
 })
 
@@ -503,11 +530,11 @@ test('what others have written is told after a SETATTR, too, whose answer Linux 
   a.open(node)
   a.getattr(node)
   const { fh } = b.open(theirs)
-  for (const change of [{ mode: 0o640 }, { mtime: 7, mtimeNsec: 8 }]) {
+  for (const [index, change] of [{ mode: 0o640 }, { mtime: 7, mtimeNsec: 8 }].entries()) {
     b.client.write(theirs, fh, 0, text('changed'))
     const answer = a.setattr(node, 'mode' in change ? Fattr.mode : Fattr.mtime, change)
     const real = statSync(join(folder, 'file'), { bigint: true }).mtimeNs % 1_000_000_000n
-    t.deepEqual([answer.attrMs, answer.stat.mtimeNsec], [0, Number(real) ^ 1])
+    t.deepEqual([answer.attrMs, answer.stat.mtimeNsec], [0, Number(real) ^ (index + 1)])
     t.is(a.getattr(node).stat.mtimeNsec, Number(real))
   }
 })

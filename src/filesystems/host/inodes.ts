@@ -1,6 +1,6 @@
 /** Nodes by inode: dev, ino, mount, type and birth time together, so that a number used again is told apart. */
 import { statx, STATX_BTIME, STATX_MNT_ID } from '../../../protocol/linux/statx.js'
-import { S_IFMT } from '../../../protocol/linux/constants.js'
+import { S_IFLNK, S_IFMT } from '../../../protocol/linux/constants.js'
 import type { InodeKey } from '../../vfs/identities.js'
 import { HostMount, HostNode } from './node.js'
 
@@ -42,7 +42,9 @@ export class Inodes {
     const last = this.#mount
     if (devMinor !== last.devMinor || devMajor !== last.devMajor || id !== last.id)
       this.#mount = this.#mountOf(devMajor, devMinor, id)
-    this.seenBirth = (mask & STATX_BTIME) !== 0 && this.#mount.movesFiles !== true
+    // What a symbolic link says never changes, and guests keep it: a number used again must show there.
+    const tells = this.#mount.movesFiles !== true || this.#type === S_IFLNK
+    this.seenBirth = (mask & STATX_BTIME) !== 0 && tells
     this.#btimeSec = this.seenBirth ? F.stx_btime_sec.get(view, at) : 0
     this.#btimeNsec = this.seenBirth ? F.stx_btime_nsec.get(view, at) : 0
   }

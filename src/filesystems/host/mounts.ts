@@ -66,7 +66,6 @@ export class Mounts {
   readonly #kinds = new Map<number, MountKind>()
   readonly #plain = new Set<number>()
   readonly #local = new Set<number>()
-  readonly #overlays = new Set<number>()
   readonly #context: Context
   readonly #scratchAt: number
 
@@ -87,7 +86,6 @@ export class Mounts {
       kind = KINDS.get(type) ?? 'disk'
       if (PLAIN.has(type)) this.#plain.add(mount)
       if (LOCAL.has(type)) this.#local.add(mount)
-      if (type === OVERLAYFS) this.#overlays.add(mount)
     }
     this.#kinds.set(mount, kind)
     return kind
@@ -98,9 +96,10 @@ export class Mounts {
     return this.#local.has(mount)
   }
 
-  /** `mount`, whose kind was asked for, is of overlayfs. */
-  isOverlay(mount: number): boolean {
-    return this.#overlays.has(mount)
+  /** The file behind `fd` is on an overlayfs. */
+  isOverlay(fd: number): boolean {
+    const at = this.#scratchAt + OTHER_AT
+    return this.#context.statfs(fd, at) >= 0 && this.#context.view.getUint32(at, true) === OVERLAYFS
   }
 
   /** A file of `mount`, whose kind was asked for, is the same to all who open it, now or later. */

@@ -121,8 +121,7 @@ export class HostNodes {
     const context = this.#context
     const own = nameAt === EMPTY_PATH ? fd : context.openat(fd, nameAt, O_PATH | O_NOFOLLOW, 0, 0)
     if (own < 0) return
-    this.#mounts.kindOf(mount.id, own)
-    mount.movesFiles = this.#mounts.isOverlay(mount.id)
+    mount.movesFiles = this.#mounts.isOverlay(own)
     if (own !== fd) context.close(own)
   }
 
