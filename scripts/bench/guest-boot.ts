@@ -1,6 +1,7 @@
 /** One boot of a guest that does measured steps, and what its daemon spent meanwhile. */
 import { mkdirSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { packageFile } from '../../src/native/addon.js'
 import { type Mode, MODES } from '../lab/cache-modes.js'
 import { Daemon } from '../lab/daemon.js'
 import { runUml, TAG, type UmlKernel } from '../lab/uml.js'
@@ -89,8 +90,13 @@ function cpuSeconds(pids: readonly number[]): number {
   return (ticks * TICK_MS) / 1000
 }
 
-/** Every step once, in a guest and with a daemon that were not there before. */
+/** Every step once, in a guest and with a daemon that were not there before. Errors: the checkout is where no guest sees it. */
 export async function boot(options: BootOptions): Promise<Samples> {
+  const here = packageFile('scripts')
+  if (here.startsWith('/tmp/'))
+    throw new Error(
+      `the guest has a /tmp of its own and does not see ${here}: put the checkout elsewhere`,
+    )
   const { contestant, steps, label, pinned } = options
   const samples = new Map<string, Sample>()
   const daemon = await Daemon.start({
