@@ -52,8 +52,6 @@ class FileMemory {
 
 /** What an opening shows: nothing was changed by others, what the file holds was, or it cannot be told. */
 export type Since = 'same' | 'data' | 'unknown'
-/** Between versions so far apart the count of one file's changes may have come round: each makes two of both. */
-const COUNT_ROUND = 512
 /** Nine bits: a number of nanoseconds stays below 10^9, which 512 divides. */
 const MOST_OFF = 511
 /** `dataCount` of files that others change without a word: equals no other. */
@@ -161,7 +159,7 @@ export class FileMemories {
     if (file === undefined) return false
     const changed =
       version !== 0 &&
-      ((isCounted(file, version, dataCount, attr) && !isUnchanged(file, attr)) ||
+      ((dataCount !== file.dataCount && !isUnchanged(file, attr)) ||
         // It ended without being counted: its daemon died.
         (file.underWay && others === 'none' && version === file.version))
     if (file.tells && ((file.tellsUntilMs - nowMs) | 0) <= 0) file.tells = false
@@ -214,18 +212,6 @@ function isNewer(attr: Attributes, { ctimeSec, ctimeNsec }: FileMemory): boolean
   if (ctimeNsec < 0 || attr.mtimeSec !== attr.ctimeSec || attr.mtimeNsec !== attr.ctimeNsec)
     return false
   return attr.ctimeSec > ctimeSec || (attr.ctimeSec === ctimeSec && attr.ctimeNsec > ctimeNsec)
-}
-
-/** Others have changed what it holds, or announced that, since the guest was told. */
-function isCounted(
-  file: FileMemory,
-  version: number,
-  dataCount: number,
-  attr: Attributes,
-): boolean {
-  if (dataCount !== file.dataCount) return true
-  if (file.version === 0 || ((version - file.version) | 0) < COUNT_ROUND) return false
-  return attr.ctimeSec !== file.toldCtimeSec || attr.ctimeNsec !== file.toldCtimeNsec
 }
 
 /**
