@@ -46,12 +46,7 @@ export const LEASE_MS = 200
 export const MARGIN_MS = 100
 
 /** `count` guests that share a table. */
-export function guests(
-  count: number,
-  clock: TestClock,
-  table: VersionTable,
-  onPause?: () => void,
-): Leases[] {
+export function guests(count: number, clock: TestClock, table: VersionTable): Leases[] {
   return Array.from(
     { length: count },
     (_, index) =>
@@ -62,7 +57,6 @@ export function guests(
         nowMs: () => clock.ms,
         pause(ms) {
           clock.ms += ms
-          onPause?.()
         },
         onDamage: () => undefined,
       }),
