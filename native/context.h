@@ -24,7 +24,8 @@ constexpr int kMailSlots = 16;
 // Slots that no argument uses: jobs in flight, for how long the last wait slept and when it was (its end, where it may
 // block), when changes were looked for last.
 constexpr int kMailJobs = 12, kMailSleptUs = 13, kMailWaitedUs = 14, kMailPolledUs = 15;
-constexpr int kMaxRings = 65;
+// Those of the front end (65 at most), and two of a guest of our own.
+constexpr int kMaxRings = 67;
 constexpr int kMaxReady = 64;
 constexpr int kMaxMessageFds = 32;
 constexpr size_t kMaxRegions = 512;

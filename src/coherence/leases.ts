@@ -189,8 +189,8 @@ export class Leases {
   /**
    * Gives this guest a lease on what it saw of `key` after `looked`. `own`: the answer belongs to this
    * guest's own change of that inode, which is under way. `ageMs`: how long ago it changed last, as its
-   * ctime says; AGE_UNKNOWN (default): not known. `now`: the tick of `clockMs`, read since the inode was looked at.
-   * Returns for how many milliseconds the guest may cache that; 0: not at all.
+   * ctime says; AGE_UNKNOWN (default): not known. `now`: the tick of `clockMs`, read when the inode was looked at,
+   * or so shortly before that the margin covers it. Returns for how many milliseconds the guest may cache that; 0: not at all.
    */
   grant(
     key: InodeKey,
@@ -202,16 +202,16 @@ export class Leases {
     if (this.leaseMs === 0 || this.damaged) return 0
     const table = this.#table
     table.seek(key)
-    const found = table.find()
+    const found = table.findLoosely()
     const slot = found >= 0 ? found : table.insert(now)
     if (slot < 0) {
       this.counters.unplaced++
       return 0
     }
-    // Once each: what is told here decides whether a lease is a good idea, not whether it holds.
+    // Once each, and loosely: what is told here decides whether a lease is a good idea, not whether it holds.
     const contention = this.#contention
-    let conflict = table.word(slot, Slot.conflict)
-    let change = table.word(slot, Slot.change)
+    let conflict = table.wordLoosely(slot, Slot.conflict)
+    let change = table.wordLoosely(slot, Slot.change)
     if (contention.isNews(conflict, change, ageMs, now)) {
       if (contention.changedByHost(slot, change, ageMs, now)) this.counters.hostChanges++
       conflict = table.word(slot, Slot.conflict)
@@ -275,7 +275,7 @@ export class Leases {
   #publish(slot: number, now: number, leaseTicks: number): void {
     const table = this.#table
     for (;;) {
-      const old = table.word(slot, Slot.lease)
+      const old = table.wordLoosely(slot, Slot.lease)
       const left = ticksLeft(old, now)
       const owner = left === 0 || ownerOf(old) === this.#guest ? this.#guest : MANY
       const ticks = Math.max(left, leaseTicks)

@@ -10,6 +10,9 @@ import type { LeasedReplies } from './leased-replies.js'
 const MOST_MS = 20
 /** Where one entry was waited for longer than that nothing may be cached. */
 const TOO_LATE_MS = 2 * MOST_MS
+/** While the host answers at once the clock is read for so many entries together; else for each. */
+const TOGETHER = 8
+const AT_ONCE_MS = 1
 
 export class LeasingSink implements DirectorySink {
   readonly plus = true
@@ -20,6 +23,8 @@ export class LeasingSink implements DirectorySink {
   #beganMs = 0.5
   #any = false
   #looked = 0
+  /** Entries until the clock is read again. */
+  #left = 0
 
   constructor(replies: LeasedReplies) {
     this.#replies = replies
@@ -32,6 +37,7 @@ export class LeasingSink implements DirectorySink {
     this.#looked = looked
     this.#any = false
     this.#beganMs = this.#replies.nowMs
+    this.#left = 0
   }
 
   /** After the last entry. */
@@ -50,9 +56,15 @@ export class LeasingSink implements DirectorySink {
   }
 
   fits(nameBytes: number): boolean {
-    // It was this late after the host had been asked for the last entry: that is what may take long.
+    // It was this late after the host had been asked for one of the last entries: that is what may take long.
     if (this.#any && this.#replies.nowMs - this.#beganMs > MOST_MS) return false
     return this.#to!.fits(nameBytes)
+  }
+
+  #readClock(): void {
+    const beforeMs = this.#replies.nowMs
+    this.#replies.readClock()
+    this.#left = this.#replies.nowMs - beforeMs <= AT_ONCE_MS ? TOGETHER - 1 : 0
   }
 
   add(
@@ -68,7 +80,7 @@ export class LeasingSink implements DirectorySink {
     const to = this.#to!
     if (withEntry) {
       if (this.#dirMs > 0) this.#any = true
-      this.#replies.readClock()
+      if (--this.#left < 0) this.#readClock()
       this.#replies.entry(to.entry, this.#dirMs, this.#looked)
     }
     return to.add(nameAt, nameBytes, type, inoLow, inoHigh, cookieLow, cookieHigh, withEntry)

@@ -1,6 +1,6 @@
 /** Puts coherence over a back end: maps the table, takes the guest's number. */
 import { writeSync } from 'node:fs'
-import { tableBytes } from '../../protocol/version-table/layout.js'
+import { HEADER_WORDS, tableBytes } from '../../protocol/version-table/layout.js'
 import type { Context } from '../native/context.js'
 import type { FileSystem } from '../vfs/filesystem.js'
 import { CoherentFileSystem } from './coherent-filesystem.js'
@@ -18,6 +18,12 @@ export interface Coherence {
   readonly fs: CoherentFileSystem
   readonly leases: Leases
   readonly mappings: MappingLeases
+}
+
+/** That of a rehearsal. */
+export interface RehearsedCoherence extends Coherence {
+  /** Empties its table: no inode was ever seen. Not while a change is under way. */
+  clear(): void
 }
 
 /** `report` gets a sentence when the table turns out to be damaged. Errors thrown: VersionTableError. */
@@ -44,12 +50,13 @@ export function rehearseCoherence(
   context: Context,
   inner: FileSystem,
   options: CoherenceOptions,
-): Coherence {
+): RehearsedCoherence {
   const words = new Int32Array(tableBytes(REHEARSAL_BUCKET_BITS) / 4)
   VersionTable.format(words, REHEARSAL_BUCKET_BITS)
-  // No file, no locks: nobody has a window.
-  const alone = { ...options, tableFd: -1 }
-  return over(context, inner, new VersionTable(words), 1, alone, () => undefined)
+  // No file, no locks: nobody has a window. All its files are new, and shall have leases as old ones have.
+  const alone = { ...options, tableFd: -1, quietMs: 0 }
+  const coherence = over(context, inner, new VersionTable(words), 1, alone, () => undefined)
+  return { ...coherence, clear: () => void words.fill(0, HEADER_WORDS) }
 }
 
 function over(

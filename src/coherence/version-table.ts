@@ -119,6 +119,21 @@ export class VersionTable {
     return -1
   }
 
+  /**
+   * As `find` and `word`, but what others write may be seen late, and in another order. For what a `swap` and `belongs`
+   * come after: the one writes nothing where the word was something else, the other tells whose slot it was.
+   */
+  findLoosely(): number {
+    for (let i = 0; i < BUCKET_SLOTS; i++) {
+      const slot = this.#bucket + 1 + i * SLOT_WORDS
+      if (this.#words[slot + Slot.tag] === this.#tag) return slot
+    }
+    return -1
+  }
+  wordLoosely(slot: number, field: number): number {
+    return this.#words[slot + field]!
+  }
+
   /** The slot (still) belongs to the inode. */
   belongs(slot: number): boolean {
     return Atomics.load(this.#words, slot + Slot.tag) === this.#tag

@@ -47,6 +47,8 @@ export interface DeviceOptions {
   /** Longest spin before sleeping, microseconds; 0: never. */
   readonly pollUs: number
   readonly log: Log
+  /** The places of its rings (see RING_PLACES); default: those of a front end. */
+  readonly rings?: { readonly first: number; readonly count: number } | undefined
   /** For tests; see StateTransfer. */
   readonly transferLimits?: TransferLimits
 }
@@ -113,8 +115,11 @@ export class Device implements VhostDevice {
       options.log,
       options.transferLimits,
     )
-    const count = MAX_RINGS
-    this.queues = Array.from({ length: count }, (_, index) => new Virtqueue(context, chain, index))
+    const { first, count } = options.rings ?? { first: 0, count: MAX_RINGS }
+    this.queues = Array.from(
+      { length: count },
+      (_, index) => new Virtqueue(context, chain, index, first + index),
+    )
     this.#callFds = new Int32Array(count).fill(-1)
     this.#callKinds = new Int32Array(count)
     this.#kickFds = new Int32Array(count).fill(-1)

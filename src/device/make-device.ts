@@ -8,7 +8,7 @@ import type { Context } from '../native/context.js'
 import type { FileSystem } from '../vfs/filesystem.js'
 import type { Log, LogLevel } from '../vhost/log.js'
 import { Chain } from '../virtio/chain.js'
-import { Device } from './device.js'
+import { Device, type DeviceOptions } from './device.js'
 import type { IdleCpus } from './idle-cpus.js'
 import { tracer } from './trace.js'
 
@@ -20,6 +20,8 @@ export interface DeviceSettings {
   readonly fuse: SessionOptions
   /** undefined: one thread moves the data of large reads. */
   readonly idleCpus?: IdleCpus | undefined
+  /** See DeviceOptions. */
+  readonly rings?: DeviceOptions['rings']
 }
 
 export function makeDevice(
@@ -48,6 +50,7 @@ export function makeDevice(
   device = new Device(context, new Chain(context, TABLE_AT, TABLE_BYTES), server, {
     pollUs: settings.pollUs,
     log,
+    rings: settings.rings,
   })
   return { device, server }
 }

@@ -10,12 +10,12 @@ import {
   fuse_dirent,
   fuse_entry_out,
   fuse_flush_in,
-  fuse_forget_in,
   fuse_getattr_in,
   fuse_getxattr_in,
   fuse_getxattr_out,
   fuse_init_in,
   fuse_init_out,
+  fuse_mkdir_in,
   fuse_open_in,
   fuse_open_out,
   fuse_read_in,
@@ -26,13 +26,14 @@ import {
   fuse_write_out,
 } from '../../protocol/fuse/structs.js'
 import { O_CREAT, O_RDWR, S_IFREG } from '../../protocol/linux/constants.js'
-import { BODY_AT, PAGES, PAGES_AT, type RehearsalGuest, RESULT_AT } from './rehearsal-guest.js'
+import { PAGES, type RehearsalGuest, SLOTS } from './rehearsal-guest.js'
 
 const FUSE_MINOR = 38
 const ALL = 0xffff_ffff
 const PAGE = 4096
-/** Files that stay, for what looks at many. */
+/** Files that stay, in the root and in the folder, for what looks at many: as many as fill a page of READDIRPLUS. */
 const FILES = 24
+const FOLDER = Buffer.from('folder\0')
 const ABSENT = Buffer.from('not-there\0')
 const CAPABILITY = Buffer.from('security.capability\0')
 
@@ -40,40 +41,80 @@ const CAPABILITY = Buffer.from('security.capability\0')
 export class RehearsalPrograms {
   requests = 0
   readonly #guest: RehearsalGuest
+  readonly #strange: () => void
   /** NUL-terminated. */
-  readonly #names: Uint8Array[] = []
+  readonly #names = Array.from({ length: FILES }, (_, i) => Buffer.from(`file-${i}.txt\0`))
+  #folder: number
+  /** Nodes of the last listing, and how many. */
   readonly #found: number[] = []
+  #foundCount = 0
+  /** Where the last listing goes on, as it came: the number has 64 bits. */
+  #cookieLow = 0
+  #cookieHigh = 0
 
-  constructor(guest: RehearsalGuest) {
+  /** `strange`: called now and then, it makes all inodes such as nobody has seen before. */
+  constructor(guest: RehearsalGuest, strange: () => void) {
     this.#guest = guest
+    this.#strange = strange
     this.#init()
-    for (let i = 0; i < FILES; i++) {
-      this.#names.push(Buffer.from(`file-${i}.txt\0`))
-      const fh = this.#create(this.#names[i]!)
-      const node = fuse_entry_out.f.nodeid.get(guest.view, RESULT_AT)
-      this.#write(node, fh)
-      this.#release(node, fh)
-      this.#forget(node)
-    }
+    this.#folder = this.#makeFolder()
+    for (const parent of [FUSE_ROOT_ID, this.#folder])
+      for (const name of this.#names) {
+        const fh = this.#create(parent, name)
+        const node = fuse_entry_out.f.nodeid.get(guest.view, guest.resultAt)
+        this.#write(node, fh)
+        this.#release(node, fh)
+        this.#forget(node, 1)
+      }
   }
 
   /** A few requests; another part of the mix each time. */
   run(round: number): void {
+    const parent = (round & 1) === 0 ? this.#folder : FUSE_ROOT_ID
+    const name = this.#names[round % FILES]!
     switch (round & 7) {
       case 0:
-        this.#list()
         this.#guest.rest()
+        this.#find()
         break
       case 1:
-        this.#makeAndRemove(ABSENT)
+        this.#makeAndRemove(parent, ABSENT)
+        break
+      case 2:
+        this.#lookAtMany(parent)
+        break
+      case 3:
+        this.#strange()
+        this.#find()
+        break
+      case 4:
+        this.#list(this.#folder)
+        this.#forgetFound(1)
         break
       default:
-        this.#look(this.#names[round % FILES]!)
+        this.#look(parent, name)
     }
   }
 
-  // --- requests: each leaves its reply at RESULT_AT; an error ends the rehearsal -----
+  // --- requests: each leaves its reply at `resultAt` of the guest; an error ends the rehearsal ------------
 
+  #ask(
+    opcode: number,
+    nodeid: number,
+    bodyBytes: number,
+    nameBytes: number,
+    resultBytes: number,
+    sent = 0,
+    received = 0,
+  ): number {
+    const guest = this.#guest
+    this.requests++
+    guest.put(opcode, nodeid, bodyBytes, nameBytes, resultBytes, sent, received)
+    guest.serve()
+    return guest.error
+  }
+
+  /** As `#ask`, of what must not fail. */
   #send(
     opcode: number,
     nodeid: number,
@@ -83,16 +124,7 @@ export class RehearsalPrograms {
     sent = 0,
     received = 0,
   ): void {
-    this.requests++
-    const error = this.#guest.request(
-      opcode,
-      nodeid,
-      bodyBytes,
-      nameBytes,
-      resultBytes,
-      sent,
-      received,
-    )
+    const error = this.#ask(opcode, nodeid, bodyBytes, nameBytes, resultBytes, sent, received)
     if (error !== 0) throw new Error(`opcode ${opcode}: ${errnoName(error)}`)
   }
 
@@ -100,89 +132,112 @@ export class RehearsalPrograms {
     const { view } = this.#guest
     const In = fuse_init_in.f
     this.#clear(fuse_init_in.SIZE)
-    In.major.set(view, BODY_AT, FUSE_KERNEL_VERSION)
-    In.minor.set(view, BODY_AT, FUSE_MINOR)
-    In.flags.set(view, BODY_AT, ALL)
+    In.major.set(view, this.#guest.bodyAt, FUSE_KERNEL_VERSION)
+    In.minor.set(view, this.#guest.bodyAt, FUSE_MINOR)
+    In.flags.set(view, this.#guest.bodyAt, ALL)
     this.#send(Opcode.FUSE_INIT, 0, fuse_init_in.SIZE, 0, fuse_init_out.SIZE)
   }
 
   #clear(bytes: number): void {
-    this.#guest.bytes.fill(0, BODY_AT, BODY_AT + bytes)
+    this.#guest.bytes.fill(0, this.#guest.bodyAt, this.#guest.bodyAt + bytes)
   }
 
-  #named(opcode: number, name: Uint8Array, result = fuse_entry_out.SIZE): void {
-    this.#guest.bytes.set(name, BODY_AT)
-    this.#send(opcode, FUSE_ROOT_ID, 0, name.length, result)
+  #named(opcode: number, parent: number, name: Uint8Array, result = fuse_entry_out.SIZE): void {
+    this.#guest.bytes.set(name, this.#guest.bodyAt)
+    this.#send(opcode, parent, 0, name.length, result)
+  }
+
+  #lookup(parent: number, name: Uint8Array): number {
+    this.#named(Opcode.FUSE_LOOKUP, parent, name)
+    return fuse_entry_out.f.nodeid.get(this.#guest.view, this.#guest.resultAt)
+  }
+
+  #makeFolder(): number {
+    const { view, bytes } = this.#guest
+    const named = (before: number): void => bytes.set(FOLDER, this.#guest.bodyAt + before)
+    named(0)
+    const error = this.#ask(Opcode.FUSE_LOOKUP, FUSE_ROOT_ID, 0, FOLDER.length, fuse_entry_out.SIZE)
+    const node = fuse_entry_out.f.nodeid.get(view, this.#guest.resultAt)
+    if (error === 0 && node !== 0) return node
+    this.#clear(fuse_mkdir_in.SIZE)
+    fuse_mkdir_in.f.mode.set(view, this.#guest.bodyAt, 0o755)
+    named(fuse_mkdir_in.SIZE)
+    this.#send(
+      Opcode.FUSE_MKDIR,
+      FUSE_ROOT_ID,
+      fuse_mkdir_in.SIZE,
+      FOLDER.length,
+      fuse_entry_out.SIZE,
+    )
+    return fuse_entry_out.f.nodeid.get(view, this.#guest.resultAt)
   }
 
   /** The answer is ENOENT, or an entry without a node where the guest may cache that. */
-  #lookAtNothing(): void {
+  #lookAtNothing(parent: number): void {
     const { view, bytes } = this.#guest
-    bytes.set(ABSENT, BODY_AT)
-    this.requests++
-    const bytesOut = fuse_entry_out.SIZE
-    const error = this.#guest.request(Opcode.FUSE_LOOKUP, FUSE_ROOT_ID, 0, ABSENT.length, bytesOut)
+    bytes.set(ABSENT, this.#guest.bodyAt)
+    const error = this.#ask(Opcode.FUSE_LOOKUP, parent, 0, ABSENT.length, fuse_entry_out.SIZE)
     if (error === -Errno.ENOENT) return
-    if (error !== 0 || fuse_entry_out.f.nodeid.get(view, RESULT_AT) !== 0)
+    if (error !== 0 || fuse_entry_out.f.nodeid.get(view, this.#guest.resultAt) !== 0)
       throw new Error(`a name that is not there: ${errnoName(error)}`)
   }
 
-  #create(name: Uint8Array): number {
+  #create(parent: number, name: Uint8Array): number {
     const { view, bytes } = this.#guest
     const In = fuse_create_in.f
     this.#clear(fuse_create_in.SIZE)
-    In.flags.set(view, BODY_AT, O_RDWR | O_CREAT)
-    In.mode.set(view, BODY_AT, S_IFREG | 0o644)
-    bytes.set(name, BODY_AT + fuse_create_in.SIZE)
+    In.flags.set(view, this.#guest.bodyAt, O_RDWR | O_CREAT)
+    In.mode.set(view, this.#guest.bodyAt, S_IFREG | 0o644)
+    bytes.set(name, this.#guest.bodyAt + fuse_create_in.SIZE)
     this.#send(
       Opcode.FUSE_CREATE,
-      FUSE_ROOT_ID,
+      parent,
       fuse_create_in.SIZE,
       name.length,
       fuse_entry_out.SIZE + fuse_open_out.SIZE,
     )
-    return fuse_open_out.f.fh.get(view, RESULT_AT + fuse_entry_out.SIZE)
+    return fuse_open_out.f.fh.get(view, this.#guest.resultAt + fuse_entry_out.SIZE)
   }
 
   #open(opcode: number, node: number, flags: number): number {
     const { view } = this.#guest
-    fuse_open_in.f.flags.set(view, BODY_AT, flags)
-    fuse_open_in.f.open_flags.set(view, BODY_AT, 0)
+    fuse_open_in.f.flags.set(view, this.#guest.bodyAt, flags)
+    fuse_open_in.f.open_flags.set(view, this.#guest.bodyAt, 0)
     this.#send(opcode, node, fuse_open_in.SIZE, 0, fuse_open_out.SIZE)
-    return fuse_open_out.f.fh.get(view, RESULT_AT)
+    return fuse_open_out.f.fh.get(view, this.#guest.resultAt)
   }
 
   #release(node: number, fh: number, opcode: number = Opcode.FUSE_RELEASE): void {
     this.#clear(fuse_release_in.SIZE)
-    fuse_release_in.f.fh.set(this.#guest.view, BODY_AT, fh)
+    fuse_release_in.f.fh.set(this.#guest.view, this.#guest.bodyAt, fh)
     this.#send(opcode, node, fuse_release_in.SIZE, 0, 0)
   }
 
   #flush(node: number, fh: number): void {
     this.#clear(fuse_flush_in.SIZE)
-    fuse_flush_in.f.fh.set(this.#guest.view, BODY_AT, fh)
-    this.requests++
+    fuse_flush_in.f.fh.set(this.#guest.view, this.#guest.bodyAt, fh)
     // ENOSYS tells the guest not to send it again.
-    this.#guest.request(Opcode.FUSE_FLUSH, node, fuse_flush_in.SIZE, 0, 0)
+    this.#ask(Opcode.FUSE_FLUSH, node, fuse_flush_in.SIZE, 0, 0)
   }
 
   #write(node: number, fh: number): void {
     const { view } = this.#guest
     const In = fuse_write_in.f
     this.#clear(fuse_write_in.SIZE)
-    In.fh.set(view, BODY_AT, fh)
-    In.size.set(view, BODY_AT, PAGE)
-    In.flags.set(view, BODY_AT, O_RDWR)
+    In.fh.set(view, this.#guest.bodyAt, fh)
+    In.size.set(view, this.#guest.bodyAt, PAGE)
+    In.flags.set(view, this.#guest.bodyAt, O_RDWR)
     this.#send(Opcode.FUSE_WRITE, node, fuse_write_in.SIZE, 0, fuse_write_out.SIZE, 1)
   }
 
-  #read(opcode: number, node: number, fh: number, offset: number, pages: number): void {
+  #read(opcode: number, node: number, fh: number, pages: number, low = 0, high = 0): void {
     const { view } = this.#guest
     const In = fuse_read_in.f
     this.#clear(fuse_read_in.SIZE)
-    In.fh.set(view, BODY_AT, fh)
-    In.offset.set(view, BODY_AT, offset)
-    In.size.set(view, BODY_AT, pages * PAGE)
+    In.fh.set(view, this.#guest.bodyAt, fh)
+    view.setUint32(this.#guest.bodyAt + In.offset.offset, low, true)
+    view.setUint32(this.#guest.bodyAt + In.offset.offset + 4, high, true)
+    In.size.set(view, this.#guest.bodyAt, pages * PAGE)
     this.#send(opcode, node, fuse_read_in.SIZE, 0, 0, 0, pages)
   }
 
@@ -193,18 +248,17 @@ export class RehearsalPrograms {
 
   #setattr(node: number): void {
     this.#clear(fuse_setattr_in.SIZE)
-    fuse_setattr_in.f.valid.set(this.#guest.view, BODY_AT, FATTR.FATTR_MODE)
-    fuse_setattr_in.f.mode.set(this.#guest.view, BODY_AT, S_IFREG | 0o644)
+    fuse_setattr_in.f.valid.set(this.#guest.view, this.#guest.bodyAt, FATTR.FATTR_MODE)
+    fuse_setattr_in.f.mode.set(this.#guest.view, this.#guest.bodyAt, S_IFREG | 0o644)
     this.#send(Opcode.FUSE_SETATTR, node, fuse_setattr_in.SIZE, 0, fuse_attr_out.SIZE)
   }
 
   /** Before each first write the kernel asks for it. */
   #getxattr(node: number): void {
     this.#clear(fuse_getxattr_in.SIZE)
-    this.#guest.bytes.set(CAPABILITY, BODY_AT + fuse_getxattr_in.SIZE)
-    this.requests++
+    this.#guest.bytes.set(CAPABILITY, this.#guest.bodyAt + fuse_getxattr_in.SIZE)
     // ENODATA; ENOSYS where there are no attributes.
-    this.#guest.request(
+    this.#ask(
       Opcode.FUSE_GETXATTR,
       node,
       fuse_getxattr_in.SIZE,
@@ -213,59 +267,118 @@ export class RehearsalPrograms {
     )
   }
 
-  #forget(node: number): void {
-    fuse_forget_in.f.nlookup.set(this.#guest.view, BODY_AT, 1)
+  #forget(node: number, lookups: number): void {
     this.requests++
-    this.#guest.request(Opcode.FUSE_FORGET, node, fuse_forget_in.SIZE, 0, 0)
+    this.#guest.forget(node, lookups)
+    this.#guest.serve()
+  }
+
+  /** The nodes of the last listing, which had as many `lookups` each; many at a time, as when memory is short. */
+  #forgetFound(lookups: number): void {
+    const guest = this.#guest
+    for (let i = 0; i < this.#foundCount; ) {
+      for (guest.slot = 0; guest.slot < SLOTS && i < this.#foundCount; guest.slot++, i++) {
+        this.requests++
+        guest.forget(this.#found[i]!, lookups)
+      }
+      guest.slot = 0
+      guest.serve()
+    }
   }
 
   // --- what programs do ------------------------------------------------------------------------------
 
-  #look(name: Uint8Array): void {
-    this.#lookAtNothing()
-    this.#named(Opcode.FUSE_LOOKUP, name)
-    const node = fuse_entry_out.f.nodeid.get(this.#guest.view, RESULT_AT)
+  #look(parent: number, name: Uint8Array): void {
+    this.#lookAtNothing(parent)
+    const node = this.#lookup(parent, name)
     this.#getattr(node)
     this.#getxattr(node)
     const fh = this.#open(Opcode.FUSE_OPEN, node, O_RDWR)
-    this.#read(Opcode.FUSE_READ, node, fh, 0, 1)
+    this.#read(Opcode.FUSE_READ, node, fh, PAGES)
     this.#write(node, fh)
     this.#flush(node, fh)
     this.#release(node, fh)
-    this.#forget(node)
+    this.#forget(node, 1)
   }
 
-  #list(): void {
-    const fh = this.#open(Opcode.FUSE_OPENDIR, FUSE_ROOT_ID, 0)
-    this.#read(Opcode.FUSE_READDIRPLUS, FUSE_ROOT_ID, fh, 0, PAGES)
-    const found = this.#entries()
-    this.#release(FUSE_ROOT_ID, fh, Opcode.FUSE_RELEASEDIR)
-    for (let i = 0; i < found; i++) this.#forget(this.#found[i]!)
+  /** Several tasks at once. */
+  #lookAtMany(parent: number): void {
+    const guest = this.#guest
+    this.#foundCount = SLOTS
+    for (guest.slot = 0; guest.slot < SLOTS; guest.slot++) {
+      const name = this.#names[guest.slot]!
+      guest.bytes.set(name, guest.bodyAt)
+      this.requests++
+      guest.put(Opcode.FUSE_LOOKUP, parent, 0, name.length, fuse_entry_out.SIZE)
+    }
+    guest.serve()
+    for (guest.slot = 0; guest.slot < SLOTS; guest.slot++)
+      this.#found[guest.slot] = fuse_entry_out.f.nodeid.get(guest.view, guest.resultAt)
+    guest.slot = 0
+    this.#forgetFound(1)
   }
 
-  /** Notes the nodes in a reply of READDIRPLUS, each of which was a lookup, in #found. Returns how many. */
-  #entries(): number {
-    const { view, replyBytes } = this.#guest
-    let count = 0
-    for (let at = PAGES_AT; at < PAGES_AT + replyBytes; ) {
+  /** Twice: the second time the inodes are known. */
+  #find(): void {
+    this.#getattr(FUSE_ROOT_ID)
+    for (const dir of [this.#folder, FUSE_ROOT_ID]) {
+      this.#list(dir)
+      this.#list(dir)
+      this.#forgetFound(2)
+    }
+    // All that is known of the folder goes, too.
+    this.#forget(this.#folder, 1)
+    this.#folder = this.#lookup(FUSE_ROOT_ID, FOLDER)
+  }
+
+  /** As Linux lists: names beyond the first page come without attributes, unless somebody has asked for those. */
+  #list(dir: number): void {
+    const fh = this.#open(Opcode.FUSE_OPENDIR, dir, 0)
+    this.#foundCount = 0
+    this.#read(Opcode.FUSE_READDIRPLUS, dir, fh, 1)
+    this.#entries()
+    do this.#read(Opcode.FUSE_READDIR, dir, fh, 1, this.#cookieLow, this.#cookieHigh)
+    while (this.#moreNames())
+    this.#release(dir, fh, Opcode.FUSE_RELEASEDIR)
+  }
+
+  /** Notes the nodes in a reply of READDIRPLUS, each of which was a lookup. */
+  #entries(): void {
+    const { view, replyBytes, pagesAt } = this.#guest
+    for (let at = pagesAt; at < pagesAt + replyBytes; ) {
       const node = fuse_entry_out.f.nodeid.get(view, at)
       // "." and ".." have none.
-      if (node !== 0) this.#found[count++] = node
+      if (node !== 0) this.#found[this.#foundCount++] = node
       at += fuse_entry_out.SIZE
-      at += (fuse_dirent.SIZE + fuse_dirent.f.namelen.get(view, at) + 7) & ~7
+      at = this.#dirent(at)
     }
-    return count
   }
 
-  #makeAndRemove(name: Uint8Array): void {
+  /** Reads a reply of READDIR. False: it was the end. */
+  #moreNames(): boolean {
+    const { replyBytes, pagesAt } = this.#guest
+    for (let at = pagesAt; at < pagesAt + replyBytes; ) at = this.#dirent(at)
+    return replyBytes > 0
+  }
+
+  /** Notes where it goes on after this one; returns where the next one lies. */
+  #dirent(at: number): number {
     const { view } = this.#guest
-    const fh = this.#create(name)
-    const node = fuse_entry_out.f.nodeid.get(view, RESULT_AT)
+    const cookieAt = at + fuse_dirent.f.off.offset
+    this.#cookieLow = view.getUint32(cookieAt, true)
+    this.#cookieHigh = view.getUint32(cookieAt + 4, true)
+    return at + ((fuse_dirent.SIZE + fuse_dirent.f.namelen.get(view, at) + 7) & ~7)
+  }
+
+  #makeAndRemove(parent: number, name: Uint8Array): void {
+    const { view } = this.#guest
+    const fh = this.#create(parent, name)
+    const node = fuse_entry_out.f.nodeid.get(view, this.#guest.resultAt)
     this.#write(node, fh)
     this.#setattr(node)
     this.#release(node, fh)
-    this.#named(Opcode.FUSE_UNLINK, name, 0)
-    this.#forget(node)
+    this.#named(Opcode.FUSE_UNLINK, parent, name, 0)
+    this.#forget(node, 1)
     this.#send(Opcode.FUSE_STATFS, FUSE_ROOT_ID, 0, 0, fuse_statfs_out.SIZE)
   }
 }

@@ -1,16 +1,16 @@
 /**
- * A rehearsal: while the device thread waits for the front end, it serves a guest of its own, so that the
- * first requests of the real one find compiled code. JavaScript starts slow: a function is interpreted,
- * then compiled once it was called some hundred times.
+ * A rehearsal: while the device thread waits for the front end, and for the first request of the guest that boots
+ * behind it, it serves a guest of its own, so that the first requests of the real one find compiled code.
+ * JavaScript starts slow: a function is interpreted, then compiled once it was called some hundred times.
  *
  * It takes the same path, ring to host file system, on a directory in memory that nobody else sees. The
- * shared directory is not touched. It goes in short steps, ends when there is something real to do, and
- * takes a bounded amount of CPU time. Objects have the shapes of real use: server and device are made as
+ * shared directory is not touched. It goes in short steps, makes room when the front end has something to say, ends
+ * with the first request of the real guest, and takes a bounded amount of CPU time. Objects have the shapes of real use: server and device are made as
  * the real ones are, and the back end is a `HostFileSystem` as well, under leases (in a table of its own) where
  * the guest will have them.
  */
 import type { CoherenceOptions } from '../coherence/options.js'
-import { type Coherence, rehearseCoherence } from '../coherence/start.js'
+import { type RehearsedCoherence, rehearseCoherence } from '../coherence/start.js'
 import type { HostChanges } from '../filesystems/host/host-changes.js'
 import { HostFileSystem } from '../filesystems/host/host-filesystem.js'
 import type { HostOptions } from '../filesystems/host/options.js'
@@ -18,14 +18,14 @@ import { SCRATCH_AT } from '../fuse/layout.js'
 import type { Context } from '../native/context.js'
 import type { Log } from '../vhost/log.js'
 import { type DeviceSettings, makeDevice } from './make-device.js'
-import { RehearsalGuest } from './rehearsal-guest.js'
+import { REHEARSAL_RINGS, RehearsalGuest } from './rehearsal-guest.js'
 import { RehearsalPrograms } from './rehearsal-programs.js'
 
 /** CPU time of the whole process, compiler threads included, after which it ends. Under leases there is more to compile. */
-const MOST_CPU_US = 150_000
-const MOST_CPU_US_UNDER_LEASES = 300_000
+const MOST_CPU_US = 300_000
+const MOST_CPU_US_UNDER_LEASES = 600_000
 /** About nine requests each. */
-const MOST_ROUNDS = 1000
+const MOST_ROUNDS = 2000
 /**
  * So often it begins anew, with new objects: code that was compiled for those that have long been in use is given up
  * at the first that is new (an empty array is of another kind). That is to happen here, and not to the guest.
@@ -46,7 +46,7 @@ export interface RehearsalSettings extends DeviceSettings {
 /** One file system, under leases or not, and a guest that uses it. */
 interface Performance {
   readonly fs: HostFileSystem
-  readonly coherence: Coherence | undefined
+  readonly coherence: RehearsedCoherence | undefined
   readonly guest: RehearsalGuest
   readonly programs: RehearsalPrograms
 }
@@ -102,6 +102,20 @@ export class Rehearsal {
     return !this.#over
   }
 
+  get over(): boolean {
+    return this.#over
+  }
+
+  /** Its guest is plugged in. */
+  get acting(): boolean {
+    return this.#performance !== undefined
+  }
+
+  /** Takes its guest out of the context, so that a front end may say what it likes of memory. */
+  pause(): void {
+    this.#leave()
+  }
+
   /** Nothing of it is left but what was compiled. */
   end(): void {
     if (this.#over) return
@@ -125,13 +139,20 @@ export class Rehearsal {
     if (fs.start() < 0) throw new Error(fs.startFault)
     let guest: RehearsalGuest | undefined
     try {
-      const settings = { pollUs, passthrough, logLevel, fuse: { ...fuse, required: undefined } }
+      const settings = {
+        pollUs,
+        passthrough,
+        logLevel,
+        fuse: { ...fuse, required: undefined },
+        rings: REHEARSAL_RINGS,
+      }
       const { coherence: options } = this.#settings
       const coherence = options && rehearseCoherence(this.#context, fs, options)
       const served = coherence?.fs ?? fs
       const { device } = makeDevice(this.#context, served, undefined, settings, this.#log)
       guest = new RehearsalGuest(this.#context, device)
-      this.#performance = { fs, coherence, guest, programs: new RehearsalPrograms(guest) }
+      const programs = new RehearsalPrograms(guest, () => coherence?.clear())
+      this.#performance = { fs, coherence, guest, programs }
     } catch (cause) {
       guest?.close()
       fs.dispose()

@@ -64,7 +64,7 @@ export type ThreadMessage =
   /** The front end went, or the thread could not start. `violation` is empty when it just went. */
   | { readonly type: 'ended'; readonly violation: string }
 
-/** A front end that is there at once is not kept waiting. */
+/** Who has just said something may go on, and is not kept waiting. */
 const REHEARSE_AFTER_MS = 5
 
 /** What the thread can say of itself. */
@@ -121,10 +121,11 @@ function main(
   do {
     const socketFd = accept(context, options, rehearsal)
     post({ type: 'connected' })
-    const violation = serve(context, fs, coherence, socketFd, options, idleCpus, log)
+    const violation = serve(context, fs, coherence, socketFd, options, idleCpus, rehearsal, log)
     native.closeFd(socketFd)
     post({ type: 'ended', violation })
   } while (options.reconnect)
+  rehearsal.end()
   fs.dispose()
   context.dispose()
 }
@@ -152,6 +153,7 @@ function serve(
   socketFd: number,
   options: ThreadOptions,
   idleCpus: IdleCpus | undefined,
+  rehearsal: Rehearsal,
   log: Log,
 ): string {
   const dax = options.dax && new Window(context, DAX_AT, fs.mappable, options.dax, log)
@@ -183,7 +185,8 @@ function serve(
   const { statusFd } = options
   if (statusFd >= 0) context.raw.watchFd(statusFd, Token.status, false)
   const tellStatus = (): void => post({ type: 'status', status: statusOf(server, fs, coherence) })
-  run(context, device, session, () => watcher?.read(id => dax!.changed(id)), tellStatus)
+  const filesChanged = (): void => watcher?.read(id => dax!.changed(id))
+  run(context, device, session, rehearsal, filesChanged, tellStatus)
   context.raw.unwatchFd(socketFd)
   if (statusFd >= 0) context.raw.unwatchFd(statusFd)
   session.close()
@@ -241,11 +244,12 @@ function run(
   context: Context,
   device: Device,
   session: VhostUserSession,
+  rehearsal: Rehearsal,
   filesChanged: () => void,
   statusAsked: () => void,
 ): void {
   for (;;) {
-    const ready = device.turn()
+    const ready = rehearsal.over ? device.turn() : turnInBoot(device, session, rehearsal)
     if (session.deferred && session.readable() === 'closed') return
     for (let i = 0; i < ready; i++) {
       const token = context.ready[i]!
@@ -254,6 +258,15 @@ function run(
       if (token === Token.status) statusAsked()
     }
   }
+}
+
+/** A turn while the guest boots: a step of the rehearsal whenever nobody has said anything for a moment. */
+function turnInBoot(device: Device, session: VhostUserSession, rehearsal: Rehearsal): number {
+  const ready = device.turn(!rehearsal.acting, REHEARSE_AFTER_MS)
+  if (device.counters.requests > 0) rehearsal.end()
+  else if (ready > 0 || session.deferred) rehearsal.pause()
+  else rehearsal.step()
+  return ready
 }
 
 /** The next connection; until it comes there is a rehearsal. */
@@ -273,7 +286,7 @@ function accept(
       waitMs = rehearsal.step() ? 0 : -1
       continue
     }
-    rehearsal.end()
+    rehearsal.pause()
     context.raw.unwatchFd(listenerFd)
     if (!reconnect) native.closeFd(listenerFd)
     return fd

@@ -27,8 +27,10 @@ export const MAIL_JOBS = 12
 export const MAIL_SLEPT_US = 13
 export const MAIL_WAITED_US = 14
 export const MAIL_POLLED_US = 15
-/** Rings that `wait` can watch while it spins: hiprio and up to 64 request queues. */
+/** Rings of a front end: hiprio and up to 64 request queues. */
 export const MAX_RINGS = 65
+/** Places for rings that `wait` can watch while it spins: the front end's, and two for a guest of our own. */
+export const RING_PLACES = MAX_RINGS + 2
 /** File descriptors one socket message can carry (the kernel's SCM_MAX_FD is 253; vhost-user needs 8). */
 export const MAX_MESSAGE_FDS = 32
 
@@ -109,7 +111,7 @@ export interface RawContext extends HotCalls {
   readonly mail: ArrayBuffer
   /** Float64 pairs: guest address, bytes. */
   readonly segments: ArrayBuffer
-  /** Int32 x MAX_RINGS: the avail.idx last taken from each ring, or -1 when `wait` need not look at it. */
+  /** Int32 x RING_PLACES: the avail.idx last taken from each ring, or -1 when `wait` need not look at it. */
   readonly lastAvail: ArrayBuffer
   /** Int32: tokens of the ready descriptors after `wait`. */
   readonly ready: ArrayBuffer

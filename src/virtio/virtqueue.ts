@@ -51,6 +51,7 @@ export class Virtqueue {
 
   readonly #context: Context
   readonly #chain: Chain
+  readonly #place: number
   #size = 0
   #mask = 0
   #eventIdx = false
@@ -88,10 +89,12 @@ export class Virtqueue {
     return (this.#usedIndex - this.#signalledUsed) & 0xffff
   }
 
-  constructor(context: Context, chain: Chain, index: number) {
+  /** `place`: of RING_PLACES, its own while it is up. */
+  constructor(context: Context, chain: Chain, index: number, place = index) {
     this.#context = context
     this.#chain = chain
     this.index = index
+    this.#place = place
   }
 
   /**
@@ -132,8 +135,8 @@ export class Virtqueue {
     this.logAt = setup.logAt
     this.broken = false
     this.up = true
-    raw.watchRing(this.index, avail)
-    this.#context.lastAvail[this.index] = this.#nextAvail
+    raw.watchRing(this.#place, avail)
+    this.#context.lastAvail[this.#place] = this.#nextAvail
     return 0
   }
 
@@ -141,8 +144,8 @@ export class Virtqueue {
   stop(): number {
     if (this.up) {
       this.up = false
-      this.#context.lastAvail[this.index] = -1
-      this.#context.raw.watchRing(this.index, null)
+      this.#context.lastAvail[this.#place] = -1
+      this.#context.raw.watchRing(this.#place, null)
       this.#unmap()
     }
     return this.#nextAvail
@@ -182,14 +185,14 @@ export class Virtqueue {
     if (available > this.#size) {
       // More entries than the ring has: nothing in it can be trusted any more.
       this.broken = true
-      this.#context.lastAvail[this.index] = -1
+      this.#context.lastAvail[this.#place] = -1
       this.violation = ChainViolation.loop
       this.violationHead = -1
       return VIOLATION
     }
     const head = this.#avail[2 + (this.#nextAvail & this.#mask)]!
     this.#nextAvail = (this.#nextAvail + 1) & 0xffff
-    this.#context.lastAvail[this.index] = this.#nextAvail
+    this.#context.lastAvail[this.#place] = this.#nextAvail
     if (head >= this.#size) {
       this.violation = ChainViolation.indexOutOfRange
       this.violationHead = -1

@@ -1,5 +1,5 @@
 /** A rehearsal step by step: it ends, every request is answered as it should be, and nothing is left. */
-import { mkdtempSync, openSync, readdirSync, rmSync } from 'node:fs'
+import { mkdtempSync, openSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
@@ -10,16 +10,25 @@ import { DEFAULT_HOST_OPTIONS, type HostOptions } from '../../src/filesystems/ho
 import { ARENA_BYTES } from '../../src/fuse/layout.js'
 import { DEFAULT_SESSION_OPTIONS } from '../../src/fuse/session.js'
 import { Context } from '../../src/native/context.js'
-import { openDescriptors } from '../helpers/rig.js'
+import { Opcode } from '../../protocol/fuse/opcodes.js'
+import { native } from '../../src/native/addon.js'
+import { BUFFERS_AT, concat, u64 } from '../helpers/front-end.js'
+import { openDescriptors, rig } from '../helpers/rig.js'
 
 const STEPS_AT_MOST = 100_000
 
-function stage(t: ExecutionContext, host: Partial<HostOptions> = {}, coherence?: CoherenceOptions) {
-  const context = new Context({ arenaBytes: ARENA_BYTES, maxSegments: 33024, poolThreads: 1 })
+function stage(
+  t: ExecutionContext,
+  host: Partial<HostOptions> = {},
+  coherence?: CoherenceOptions,
+  shared?: Context,
+) {
+  const context =
+    shared ?? new Context({ arenaBytes: ARENA_BYTES, maxSegments: 33024, poolThreads: 1 })
   context.unshareFs()
   const folder = mkdtempSync(join(tmpdir(), 'virtiofsd-stage-'))
   t.teardown(() => {
-    context.dispose()
+    if (shared === undefined) context.dispose()
     rmSync(folder, { recursive: true, force: true })
   })
   const before = openDescriptors()
@@ -87,7 +96,8 @@ test('only its stage is touched', t => {
   const { folder, make } = stage(t)
   const rehearsal = make()
   rehearsal.step()
-  t.is(readdirSync(folder).length, 24)
+  t.is(readdirSync(folder).length, 25)
+  t.is(readdirSync(join(folder, 'folder')).length, 24)
   rehearsal.end()
 })
 
@@ -99,5 +109,66 @@ test('what it is refused ends it, and says so in the log', t => {
     'debug: the rehearsal ends: opcode 35: ENFILE',
     'debug: rehearsed 0 requests from 1 beginnings',
   ])
+  t.is(openDescriptors(), before)
+})
+
+test('beside a front end that is plugged in: neither has anything of the other', t => {
+  const r = rig(t)
+  writeFileSync(join(r.folder, 'file'), 'content')
+  const client = r.client()
+  const coherence = { tableFd: -1, tablePath: '/nowhere', leaseMs: 250, marginMs: 250 }
+  const { before, log, make } = stage(t, {}, coherence, r.context)
+  const rehearsal = make()
+  for (let round = 0; round < 100; round++) {
+    const nodeid = client.lookup(1, 'file')
+    const fh = client.open(nodeid, 0)
+    t.is(new TextDecoder().decode(client.read(nodeid, fh, 0, 4096)), 'content')
+    client.release(nodeid, fh)
+    // What waits in a ring of the one is not for the other.
+    const served = r.device.counters.requests
+    const forget = concat(client.header(Opcode.FUSE_FORGET, nodeid, 8, 1_000_000n), u64(1n))
+    r.front.memory.set(forget, BUFFERS_AT)
+    client.ring.offer(client.ring.direct([[BUFFERS_AT, forget.length, false]]))
+    t.true(rehearsal.step())
+    t.is(r.device.counters.requests, served)
+    t.not(client.ring.waitUsed(), undefined)
+    t.is(r.device.counters.requests, served + 1)
+  }
+  rehearsal.end()
+  t.is(log.length, 1, log.join())
+  t.deepEqual(r.log, [])
+  t.is(openDescriptors(), before)
+})
+
+test('it makes room for what a front end says of memory, and begins anew', t => {
+  const r = rig(t)
+  const { before, log, make } = stage(t, {}, undefined, r.context)
+  const rehearsal = make()
+  for (let round = 0; round < 5; round++) {
+    for (let i = 0; i < 4; i++) t.true(rehearsal.step())
+    t.true(rehearsal.acting)
+    rehearsal.pause()
+    t.false(rehearsal.acting)
+    t.false(rehearsal.over)
+    t.is(r.front.setMemTable(), 0)
+  }
+  rehearsal.end()
+  t.regex(log.join(), /^debug: rehearsed \d+ requests from 5 beginnings$/)
+  t.is(openDescriptors(), before)
+  r.client()
+})
+
+test('where a front end has memory at its addresses it ends', t => {
+  const { context, before, log, make } = stage(t)
+  const fd = native.memfd('guest', 4096)
+  t.is(context.raw.addRegion(fd, 0n, 1n << 52n, 0x7f00_0000_0000n, 4096n), 0)
+  const rehearsal = make()
+  t.false(rehearsal.step())
+  t.deepEqual(log, [
+    'debug: the rehearsal ends: addRegion: -17',
+    'debug: rehearsed 0 requests from 1 beginnings',
+  ])
+  t.is(context.raw.clearRegions(), 1)
+  native.closeFd(fd)
   t.is(openDescriptors(), before)
 })
