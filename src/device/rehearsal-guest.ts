@@ -204,7 +204,7 @@ export class RehearsalGuest {
     this.#offer(this.#queues[VIRTIO_FS_HIPRIO_QUEUE]!, at, bytes, 0)
   }
 
-  /** Lets the device serve what was put. */
+  /** Lets the device serve what was put; then it has nothing to do for a moment: it polls, and sleeps. */
   serve(): void {
     const { view } = this
     const answered = (queue: Queue): boolean =>
@@ -214,10 +214,6 @@ export class RehearsalGuest {
       if (turns > 100_000) throw new Error('a request was not answered')
       this.#device.turn(false)
     }
-  }
-
-  /** Asks for nothing, for a moment: the device polls, and sleeps. */
-  rest(): void {
     this.#device.turn(true, 0)
   }
 

@@ -74,7 +74,6 @@ export class RehearsalPrograms {
     const name = this.#names[round % FILES]!
     switch (round & 7) {
       case 0:
-        this.#guest.rest()
         this.#find()
         break
       case 1:

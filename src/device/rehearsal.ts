@@ -23,9 +23,9 @@ import { RehearsalPrograms } from './rehearsal-programs.js'
 
 /** CPU time of the whole process, compiler threads included, after which it ends. Under leases there is more to compile. */
 const MOST_CPU_US = 300_000
-const MOST_CPU_US_UNDER_LEASES = 600_000
-/** About nine requests each. */
-const MOST_ROUNDS = 2000
+const MOST_CPU_US_UNDER_LEASES = 900_000
+/** Some 27 requests each. */
+const MOST_ROUNDS = 1000
 /**
  * So often it begins anew, with new objects: code that was compiled for those that have long been in use is given up
  * at the first that is new (an empty array is of another kind). That is to happen here, and not to the guest.

@@ -334,13 +334,13 @@ export class Context {
   openat(dir: number, nameAt: number, flags: number, mode: number, resolve: number): number {
     this.#put5(dir, nameAt, flags, mode, resolve)
     this.raw.openat()
-    return this.#mail[0]!
+    return this.#mail[0]! | 0
   }
   /** Opens the file behind `node` (O_PATH or not) anew with `flags`, through /proc/self/fd. */
   reopen(node: number, flags: number): number {
     this.#put2(node, flags)
     this.raw.reopen()
-    return this.#mail[0]!
+    return this.#mail[0]! | 0
   }
   close(fd: number): number {
     this.#put1(fd)

@@ -1,20 +1,20 @@
 /** What tells the inodes behind a back end's nodes from every other of the host. */
 import type { Name } from './request.js'
 
-/** Reused: whoever is handed one fills every field. */
+/** Reused: whoever is handed one fills every field. What may be more than a small integer is a fraction from the start. */
 export class InodeKey {
   devMajor = 0
   devMinor = 0
-  inoLow = 0
-  inoHigh = 0
+  inoLow = 0.5
+  inoHigh = 0.5
   /** Birth time, or 0 where the file system keeps none: an inode number used again then looks the same. */
-  btimeSec = 0
+  btimeSec = 0.5
   btimeNsec = 0
 }
 
 /** When an inode changed last (ctime), by the clock of its file system. Reused. */
 export class ChangeTime {
-  sec = 0
+  sec = 0.5
   nsec = 0
 }
 

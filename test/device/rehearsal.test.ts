@@ -1,54 +1,14 @@
 /** A rehearsal step by step: it ends, every request is answered as it should be, and nothing is left. */
-import { mkdtempSync, openSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import test, { type ExecutionContext } from 'ava'
-import type { CoherenceOptions } from '../../src/coherence/options.js'
-import { Rehearsal, type RehearsalSettings } from '../../src/device/rehearsal.js'
-import { HostChanges } from '../../src/filesystems/host/host-changes.js'
-import { DEFAULT_HOST_OPTIONS, type HostOptions } from '../../src/filesystems/host/options.js'
-import { ARENA_BYTES } from '../../src/fuse/layout.js'
-import { DEFAULT_SESSION_OPTIONS } from '../../src/fuse/session.js'
-import { Context } from '../../src/native/context.js'
+import test from 'ava'
 import { Opcode } from '../../protocol/fuse/opcodes.js'
 import { native } from '../../src/native/addon.js'
 import { BUFFERS_AT, concat, u64 } from '../helpers/front-end.js'
 import { openDescriptors, rig } from '../helpers/rig.js'
+import { LEASES, stage } from './rehearsal-stage.js'
 
 const STEPS_AT_MOST = 100_000
-
-function stage(
-  t: ExecutionContext,
-  host: Partial<HostOptions> = {},
-  coherence?: CoherenceOptions,
-  shared?: Context,
-) {
-  const context =
-    shared ?? new Context({ arenaBytes: ARENA_BYTES, maxSegments: 33024, poolThreads: 1 })
-  context.unshareFs()
-  const folder = mkdtempSync(join(tmpdir(), 'virtiofsd-stage-'))
-  t.teardown(() => {
-    if (shared === undefined) context.dispose()
-    rmSync(folder, { recursive: true, force: true })
-  })
-  const before = openDescriptors()
-  const log: string[] = []
-  const settings: RehearsalSettings = {
-    pollUs: 0,
-    passthrough: true,
-    logLevel: 'info',
-    fuse: DEFAULT_SESSION_OPTIONS,
-    host: { ...DEFAULT_HOST_OPTIONS, sharedDir: '/nowhere', ...host },
-    stageFd: openSync(folder, 'r'),
-    coherence,
-    // Its rounds end it, however dear sanitizers and a busy machine make each step.
-    mostCpuUs: 60_000_000,
-  }
-  const changes = HostChanges.open(context)
-  const make = (): Rehearsal =>
-    new Rehearsal(context, settings, changes, (level, message) => log.push(`${level}: ${message}`))
-  return { context, folder, before, log, make }
-}
 
 test('it ends by itself, and leaves no descriptor and no guest memory', t => {
   const { context, before, log, make } = stage(t)
@@ -77,9 +37,7 @@ test('ended at any step, it leaves nothing either', t => {
 })
 
 test('under leases it takes the same steps, with a table of its own', t => {
-  // Whoever touched the shared table would find no file there.
-  const coherence = { tableFd: -1, tablePath: '/nowhere', leaseMs: 250, marginMs: 250 }
-  const { context, before, log, make } = stage(t, {}, coherence)
+  const { context, before, log, make } = stage(t, {}, LEASES)
   const rehearsal = make()
   let steps = 0
   while (rehearsal.step()) t.true(++steps < STEPS_AT_MOST)
@@ -116,8 +74,7 @@ test('beside a front end that is plugged in: neither has anything of the other',
   const r = rig(t)
   writeFileSync(join(r.folder, 'file'), 'content')
   const client = r.client()
-  const coherence = { tableFd: -1, tablePath: '/nowhere', leaseMs: 250, marginMs: 250 }
-  const { before, log, make } = stage(t, {}, coherence, r.context)
+  const { before, log, make } = stage(t, {}, LEASES, r.context)
   const rehearsal = make()
   for (let round = 0; round < 100; round++) {
     const nodeid = client.lookup(1, 'file')

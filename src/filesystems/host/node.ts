@@ -36,10 +36,15 @@ export class HostMount {
   }
 }
 
-/** There may be half a million of these: every field counts. */
+/**
+ * There may be half a million of these: every field counts.
+ *
+ * What grows beyond small integers is a fraction from the start: the first object with such a value would make all others
+ * ones of an old kind, of which the root is in use for ever, and the code void that was compiled for them.
+ */
 export class HostNode implements NodeBase {
-  nodeid = 0
-  lookups = 0
+  nodeid = 0.5
+  lookups = 0.5
   holds = 0
   inoLow = 0
   inoHigh = 0
