@@ -35,6 +35,8 @@ export interface BootOptions {
   readonly pinned: boolean
   /** Before every line about a step. */
   readonly label: string
+  /** Called when a step begins. */
+  readonly begun?: () => void
   /** Ends the guest at once. */
   readonly abort?: AbortSignal
 }
@@ -114,7 +116,10 @@ export async function boot(options: BootOptions): Promise<Samples> {
   let atBegin = 0
   let rest = ''
   const take = (line: string): void => {
-    if (line.startsWith('@@begin ')) atBegin = cpuSeconds(pids)
+    if (line.startsWith('@@begin ')) {
+      atBegin = cpuSeconds(pids)
+      options.begun?.()
+    }
     const end = /^@@end (.*)\|(\d+)\|(\d+)$/.exec(line)
     if (end === null) return
     const serverSeconds = cpuSeconds(pids) - atBegin

@@ -8,7 +8,7 @@
  */
 import type { FileSystem } from '../vfs/filesystem.js'
 import type { DirectAccess } from '../vfs/replies.js'
-import { TWO32 } from '../vfs/generations.js'
+import { slotOf, TWO32 } from '../vfs/generations.js'
 
 /** What a policy is asked about. Good for the time of the call. */
 export interface PassthroughFile {
@@ -48,7 +48,7 @@ export class Passthrough {
 
   /** `fh` was opened; `direct` is the back end's and is copied. */
   add(fh: number, direct: DirectAccess): void {
-    const slot = fh % TWO32
+    const slot = slotOf(fh)
     if (slot >= MOST_SLOTS) return
     if (slot >= this.#fds.length) this.#grow(slot)
     if (this.#fds[slot]! < 0) this.#size++
@@ -85,7 +85,7 @@ export class Passthrough {
 
   /** `fh` is about to be closed. */
   remove(fh: number): void {
-    const slot = fh % TWO32
+    const slot = slotOf(fh)
     if (!(slot < this.#fds.length) || this.#fds[slot]! < 0) return
     if (this.#generations[slot] !== Math.floor(fh / TWO32)) return
     this.#fds[slot] = -1

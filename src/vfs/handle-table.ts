@@ -1,5 +1,5 @@
 /** Open files and directories by fh: slot index in the low 32 bits, generation above, below 2^53. */
-import { highestGeneration, MAX_GENERATION, settleSlots, TWO32 } from './generations.js'
+import { highestGeneration, MAX_GENERATION, settleSlots, slotOf, TWO32 } from './generations.js'
 
 export class HandleTable<H> {
   readonly #slots: (H | undefined)[] = []
@@ -21,7 +21,7 @@ export class HandleTable<H> {
 
   /** As `insert`, at the place that `fh` of another table names. False: it is taken. `settle` ends a row of these. */
   insertAt(handle: H, fh: number): boolean {
-    const slot = fh % TWO32
+    const slot = slotOf(fh)
     if (this.#slots[slot] !== undefined) return false
     this.#free.length = 0
     while (this.#slots.length <= slot) {
@@ -45,7 +45,7 @@ export class HandleTable<H> {
   }
 
   get(fh: number): H | undefined {
-    const slot = fh % TWO32
+    const slot = slotOf(fh)
     return this.#generations[slot] === (fh - slot) / TWO32 ? this.#slots[slot] : undefined
   }
 
@@ -53,7 +53,7 @@ export class HandleTable<H> {
   remove(fh: number): H | undefined {
     const handle = this.get(fh)
     if (handle === undefined) return undefined
-    const slot = fh % TWO32
+    const slot = slotOf(fh)
     this.#slots[slot] = undefined
     this.#size--
     const generation = this.#generations[slot]! + 1

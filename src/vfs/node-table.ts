@@ -7,7 +7,7 @@
  * entries, open files) are both gone. `get` answers only while there are lookups.
  */
 import { ROOT_NODEID } from './filesystem.js'
-import { highestGeneration, MAX_GENERATION, settleSlots, TWO32 } from './generations.js'
+import { highestGeneration, MAX_GENERATION, settleSlots, slotOf, TWO32 } from './generations.js'
 
 /** What the table keeps in each node; owned by the table. */
 export interface NodeBase {
@@ -40,7 +40,7 @@ export class NodeTable<N extends NodeBase> {
 
   /** The node a guest names, or undefined for anything it may not name: any number is safe. */
   get(nodeid: number): N | undefined {
-    const node = this.#slots[nodeid % TWO32]
+    const node = this.#slots[slotOf(nodeid)]
     return node !== undefined && node.nodeid === nodeid && node.lookups > 0 ? node : undefined
   }
 
@@ -61,7 +61,7 @@ export class NodeTable<N extends NodeBase> {
    * place is taken. `settle` ends a row of these.
    */
   insertAt(node: N, nodeid: number): boolean {
-    const slot = nodeid % TWO32
+    const slot = slotOf(nodeid)
     if (slot <= ROOT_SLOT || this.#slots[slot] !== undefined) return false
     this.#free.length = 0
     while (this.#slots.length <= slot) {
@@ -79,7 +79,7 @@ export class NodeTable<N extends NodeBase> {
 
   /** The node of that nodeid, also one that is only held. */
   at(nodeid: number): N | undefined {
-    const node = this.#slots[nodeid % TWO32]
+    const node = this.#slots[slotOf(nodeid)]
     return node !== undefined && node.nodeid === nodeid ? node : undefined
   }
 
@@ -125,7 +125,7 @@ export class NodeTable<N extends NodeBase> {
 
   #collect(node: N): boolean {
     if (node.lookups > 0 || node.holds > 0 || node.nodeid === ROOT_NODEID) return false
-    const slot = node.nodeid % TWO32
+    const slot = slotOf(node.nodeid)
     if (this.#slots[slot] !== node) return false
     this.#slots[slot] = undefined
     this.#size--
