@@ -33,6 +33,8 @@ const ALL = 0xffff_ffff
 const PAGE = 4096
 /** Files that stay, in the root and in the folder, for what looks at many: as many as fill a page of READDIRPLUS. */
 const FILES = 24
+/** A divisor of that. */
+const MADE_AT_ONCE = 2
 const FOLDER = Buffer.from('folder\0')
 const ABSENT = Buffer.from('not-there\0')
 const CAPABILITY = Buffer.from('security.capability\0')
@@ -45,6 +47,8 @@ export class RehearsalPrograms {
   /** NUL-terminated. */
   readonly #names = Array.from({ length: FILES }, (_, i) => Buffer.from(`file-${i}.txt\0`))
   #folder: number
+  /** So many of the names stand for files already. */
+  #made = 0
   /** Nodes of the last listing, and how many. */
   readonly #found: number[] = []
   #foundCount = 0
@@ -58,18 +62,22 @@ export class RehearsalPrograms {
     this.#strange = strange
     this.#init()
     this.#folder = this.#makeFolder()
-    for (const parent of [FUSE_ROOT_ID, this.#folder])
-      for (const name of this.#names) {
-        const fh = this.#create(parent, name)
-        const node = fuse_entry_out.f.nodeid.get(guest.view, guest.resultAt)
-        this.#write(node, fh)
-        this.#release(node, fh)
-        this.#forget(node, 1)
-      }
+    const last = this.#seek(this.#folder, this.#names[FILES - 1]!)
+    if (last === 0) return
+    // All are there, from a rehearsal before this one.
+    this.#made = FILES
+    this.#forget(last, 1)
   }
 
-  /** A few requests; another part of the mix each time. */
+  /** A few requests; another part of the mix each time, once all files are there. */
   run(round: number): void {
+    if (this.#made < FILES) {
+      for (let i = 0; i < MADE_AT_ONCE; i++, this.#made++) {
+        this.#make(FUSE_ROOT_ID, this.#names[this.#made]!)
+        this.#make(this.#folder, this.#names[this.#made]!)
+      }
+      return
+    }
     const parent = (round & 1) === 0 ? this.#folder : FUSE_ROOT_ID
     const name = this.#names[round % FILES]!
     switch (round & 7) {
@@ -141,26 +149,23 @@ export class RehearsalPrograms {
     this.#guest.bytes.fill(0, this.#guest.bodyAt, this.#guest.bodyAt + bytes)
   }
 
-  #named(opcode: number, parent: number, name: Uint8Array, result = fuse_entry_out.SIZE): void {
-    this.#guest.bytes.set(name, this.#guest.bodyAt)
-    this.#send(opcode, parent, 0, name.length, result)
-  }
-
-  #lookup(parent: number, name: Uint8Array): number {
-    this.#named(Opcode.FUSE_LOOKUP, parent, name)
-    return fuse_entry_out.f.nodeid.get(this.#guest.view, this.#guest.resultAt)
+  /** What `name` stands for; 0: nothing, which is ENOENT, or an entry without a node where the guest may cache that. */
+  #seek(parent: number, name: Uint8Array): number {
+    const { view, bytes } = this.#guest
+    bytes.set(name, this.#guest.bodyAt)
+    const error = this.#ask(Opcode.FUSE_LOOKUP, parent, 0, name.length, fuse_entry_out.SIZE)
+    if (error === -Errno.ENOENT) return 0
+    if (error !== 0) throw new Error(`LOOKUP: ${errnoName(error)}`)
+    return fuse_entry_out.f.nodeid.get(view, this.#guest.resultAt)
   }
 
   #makeFolder(): number {
+    const there = this.#seek(FUSE_ROOT_ID, FOLDER)
+    if (there !== 0) return there
     const { view, bytes } = this.#guest
-    const named = (before: number): void => bytes.set(FOLDER, this.#guest.bodyAt + before)
-    named(0)
-    const error = this.#ask(Opcode.FUSE_LOOKUP, FUSE_ROOT_ID, 0, FOLDER.length, fuse_entry_out.SIZE)
-    const node = fuse_entry_out.f.nodeid.get(view, this.#guest.resultAt)
-    if (error === 0 && node !== 0) return node
     this.#clear(fuse_mkdir_in.SIZE)
     fuse_mkdir_in.f.mode.set(view, this.#guest.bodyAt, 0o755)
-    named(fuse_mkdir_in.SIZE)
+    bytes.set(FOLDER, this.#guest.bodyAt + fuse_mkdir_in.SIZE)
     this.#send(
       Opcode.FUSE_MKDIR,
       FUSE_ROOT_ID,
@@ -169,16 +174,6 @@ export class RehearsalPrograms {
       fuse_entry_out.SIZE,
     )
     return fuse_entry_out.f.nodeid.get(view, this.#guest.resultAt)
-  }
-
-  /** The answer is ENOENT, or an entry without a node where the guest may cache that. */
-  #lookAtNothing(parent: number): void {
-    const { view, bytes } = this.#guest
-    bytes.set(ABSENT, this.#guest.bodyAt)
-    const error = this.#ask(Opcode.FUSE_LOOKUP, parent, 0, ABSENT.length, fuse_entry_out.SIZE)
-    if (error === -Errno.ENOENT) return
-    if (error !== 0 || fuse_entry_out.f.nodeid.get(view, this.#guest.resultAt) !== 0)
-      throw new Error(`a name that is not there: ${errnoName(error)}`)
   }
 
   #create(parent: number, name: Uint8Array): number {
@@ -196,6 +191,19 @@ export class RehearsalPrograms {
       fuse_entry_out.SIZE + fuse_open_out.SIZE,
     )
     return fuse_open_out.f.fh.get(view, this.#guest.resultAt + fuse_entry_out.SIZE)
+  }
+
+  #unlink(parent: number, name: Uint8Array): void {
+    this.#guest.bytes.set(name, this.#guest.bodyAt)
+    this.#send(Opcode.FUSE_UNLINK, parent, 0, name.length, 0)
+  }
+
+  #make(parent: number, name: Uint8Array): void {
+    const fh = this.#create(parent, name)
+    const node = fuse_entry_out.f.nodeid.get(this.#guest.view, this.#guest.resultAt)
+    this.#write(node, fh)
+    this.#release(node, fh)
+    this.#forget(node, 1)
   }
 
   #open(opcode: number, node: number, flags: number): number {
@@ -288,8 +296,8 @@ export class RehearsalPrograms {
   // --- what programs do ------------------------------------------------------------------------------
 
   #look(parent: number, name: Uint8Array): void {
-    this.#lookAtNothing(parent)
-    const node = this.#lookup(parent, name)
+    this.#seek(parent, ABSENT)
+    const node = this.#seek(parent, name)
     this.#getattr(node)
     this.#getxattr(node)
     const fh = this.#open(Opcode.FUSE_OPEN, node, O_RDWR)
@@ -327,7 +335,7 @@ export class RehearsalPrograms {
     }
     // All that is known of the folder goes, too.
     this.#forget(this.#folder, 1)
-    this.#folder = this.#lookup(FUSE_ROOT_ID, FOLDER)
+    this.#folder = this.#seek(FUSE_ROOT_ID, FOLDER)
   }
 
   /** As Linux lists: names beyond the first page come without attributes, unless somebody has asked for those. */
@@ -376,7 +384,7 @@ export class RehearsalPrograms {
     this.#write(node, fh)
     this.#setattr(node)
     this.#release(node, fh)
-    this.#named(Opcode.FUSE_UNLINK, parent, name, 0)
+    this.#unlink(parent, name)
     this.#forget(node, 1)
     this.#send(Opcode.FUSE_STATFS, FUSE_ROOT_ID, 0, 0, fuse_statfs_out.SIZE)
   }

