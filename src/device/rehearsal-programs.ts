@@ -105,34 +105,18 @@ export class RehearsalPrograms {
 
   // --- requests: each leaves its reply at `resultAt` of the guest; an error ends the rehearsal ------------
 
-  #ask(
-    opcode: number,
-    nodeid: number,
-    bodyBytes: number,
-    nameBytes: number,
-    resultBytes: number,
-    sent = 0,
-    received = 0,
-  ): number {
-    const guest = this.#guest
+  /** Returns the reply's error. */
+  #ask(...request: Parameters<RehearsalGuest['put']>): number {
     this.requests++
-    guest.put(opcode, nodeid, bodyBytes, nameBytes, resultBytes, sent, received)
-    guest.serve()
-    return guest.error
+    this.#guest.put(...request)
+    this.#guest.serve()
+    return this.#guest.error
   }
 
   /** As `#ask`, of what must not fail. */
-  #send(
-    opcode: number,
-    nodeid: number,
-    bodyBytes: number,
-    nameBytes: number,
-    resultBytes: number,
-    sent = 0,
-    received = 0,
-  ): void {
-    const error = this.#ask(opcode, nodeid, bodyBytes, nameBytes, resultBytes, sent, received)
-    if (error !== 0) throw new Error(`opcode ${opcode}: ${errnoName(error)}`)
+  #send(...request: Parameters<RehearsalGuest['put']>): void {
+    const error = this.#ask(...request)
+    if (error !== 0) throw new Error(`opcode ${request[0]}: ${errnoName(error)}`)
   }
 
   #init(): void {
