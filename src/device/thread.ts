@@ -182,11 +182,13 @@ function serve(
   }
   if (watcher !== undefined && watcher.fd >= 0) context.raw.watchFd(watcher.fd, Token.dax, false)
   context.raw.watchFd(socketFd, Token.socket, false)
+  const connected = rehearse(context, device, session, rehearsal)
+  // It tells that it is ready once only, and the rehearsal would have that.
   const { statusFd } = options
   if (statusFd >= 0) context.raw.watchFd(statusFd, Token.status, false)
   const tellStatus = (): void => post({ type: 'status', status: statusOf(server, fs, coherence) })
   const filesChanged = (): void => watcher?.read(id => dax!.changed(id))
-  run(context, device, session, rehearsal, filesChanged, tellStatus)
+  if (connected) run(context, device, session, filesChanged, tellStatus)
   context.raw.unwatchFd(socketFd)
   if (statusFd >= 0) context.raw.unwatchFd(statusFd)
   session.close()
@@ -239,17 +241,42 @@ function leaseStatus(counters: LeaseCounters): Record<string, number> {
   }
 }
 
+/**
+ * While the guest boots: a step of the rehearsal whenever nobody has said anything for a moment, until that is over.
+ * False: the front end went.
+ */
+function rehearse(
+  context: Context,
+  device: Device,
+  session: VhostUserSession,
+  rehearsal: Rehearsal,
+): boolean {
+  while (!rehearsal.over) {
+    const ready = device.turn(!rehearsal.acting, REHEARSE_AFTER_MS)
+    if (ready === 0 && device.counters.requests === 0 && !session.deferred && !session.logging) {
+      rehearsal.step()
+      continue
+    }
+    // What it writes while writes are logged would be no memory that the log knows.
+    if (device.counters.requests > 0 || session.logging) rehearsal.end()
+    else rehearsal.pause()
+    if (session.deferred && session.readable() === 'closed') return false
+    for (let i = 0; i < ready; i++)
+      if (context.ready[i] === Token.socket && session.readable() === 'closed') return false
+  }
+  return true
+}
+
 /** Until the front end goes. */
 function run(
   context: Context,
   device: Device,
   session: VhostUserSession,
-  rehearsal: Rehearsal,
   filesChanged: () => void,
   statusAsked: () => void,
 ): void {
   for (;;) {
-    const ready = rehearsal.over ? device.turn() : turnInBoot(device, session, rehearsal)
+    const ready = device.turn()
     if (session.deferred && session.readable() === 'closed') return
     for (let i = 0; i < ready; i++) {
       const token = context.ready[i]!
@@ -258,16 +285,6 @@ function run(
       if (token === Token.status) statusAsked()
     }
   }
-}
-
-/** A turn while the guest boots: a step of the rehearsal whenever nobody has said anything for a moment. */
-function turnInBoot(device: Device, session: VhostUserSession, rehearsal: Rehearsal): number {
-  const ready = device.turn(!rehearsal.acting, REHEARSE_AFTER_MS)
-  // What it writes would be no memory that the log knows.
-  if (device.counters.requests > 0 || session.logging) rehearsal.end()
-  else if (ready > 0 || session.deferred) rehearsal.pause()
-  else rehearsal.step()
-  return ready
 }
 
 /** The next connection; until it comes there is a rehearsal. */
