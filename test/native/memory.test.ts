@@ -2,7 +2,7 @@
 import { constants as files, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
-import { native, PoolCall } from '../../src/native/addon.js'
+import { native, PoolCall, RING_PLACES } from '../../src/native/addon.js'
 import type { Context } from '../../src/native/context.js'
 import { descriptors, E, makeContext, makeFolder, open, own, reapAll } from './support.js'
 
@@ -411,7 +411,7 @@ test('a view that JavaScript forgot is no harm when its region goes', t => {
   t.is(mappings('forgotten'), 0)
 })
 
-test('watchRing: only views of four bytes or more, and only 65 rings', t => {
+test('watchRing: only views of four bytes or more, and only as many rings as there are places', t => {
   const context = makeContext(t)
   const fd = own(t, native.memfd('guest', PAGE))
   t.is(addRegion(context, fd, GUEST, USER, PAGE), 0)
@@ -419,7 +419,7 @@ test('watchRing: only views of four bytes or more, and only 65 rings', t => {
   const short = context.raw.mapView(USER, 3, 1) as ArrayBuffer
   t.is(context.raw.watchRing(0, view), 0)
   t.is(context.raw.watchRing(64, view), 0)
-  for (const ring of [-1, 65, 0.5, Number.NaN, 2 ** 31, Infinity])
+  for (const ring of [-1, RING_PLACES, 0.5, Number.NaN, 2 ** 31, Infinity])
     t.is(context.raw.watchRing(ring, view), -E.EINVAL, `ring ${ring}`)
   t.is(context.raw.watchRing(0, short), -E.EINVAL)
   t.is(context.raw.watchRing(0, new ArrayBuffer(64)), -E.EINVAL)
