@@ -253,13 +253,13 @@ function rehearse(
 ): boolean {
   while (!rehearsal.over) {
     const ready = device.turn(!rehearsal.acting, REHEARSE_AFTER_MS)
-    if (ready === 0 && device.counters.requests === 0 && !session.deferred && !session.logging) {
+    // What it writes while writes are logged would be no memory that the log knows.
+    if (device.counters.requests > 0 || session.logging) rehearsal.end()
+    else if (ready > 0 || session.deferred) rehearsal.pause()
+    else {
       rehearsal.step()
       continue
     }
-    // What it writes while writes are logged would be no memory that the log knows.
-    if (device.counters.requests > 0 || session.logging) rehearsal.end()
-    else rehearsal.pause()
     if (session.deferred && session.readable() === 'closed') return false
     for (let i = 0; i < ready; i++)
       if (context.ready[i] === Token.socket && session.readable() === 'closed') return false

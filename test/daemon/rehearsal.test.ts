@@ -7,7 +7,7 @@ import { connect, guestReads, Launched, Place } from '../helpers/launch.js'
 const root = process.geteuid?.() === 0
 const DONE = /rehearsed (\d+) requests/
 /** How many more there are is a matter of CPU time. */
-const SOME = 20
+const SOME = 90
 
 /** Names and all times of the share, and of the file in it. */
 function traces(share: string): string {
