@@ -22,6 +22,7 @@ import {
   fuse_release_in,
   fuse_setattr_in,
   fuse_statfs_out,
+  fuse_syncfs_in,
   fuse_write_in,
   fuse_write_out,
 } from '../../protocol/fuse/structs.js'
@@ -371,5 +372,8 @@ export class RehearsalPrograms {
     this.#unlink(parent, name)
     this.#forget(node, 1)
     this.#send(Opcode.FUSE_STATFS, FUSE_ROOT_ID, 0, 0, fuse_statfs_out.SIZE)
+    // What a thread of the pool does is answered later: so are reads of files that are not in memory.
+    this.#clear(fuse_syncfs_in.SIZE)
+    this.#send(Opcode.FUSE_SYNCFS, FUSE_ROOT_ID, fuse_syncfs_in.SIZE, 0, 0)
   }
 }
