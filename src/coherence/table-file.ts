@@ -28,9 +28,13 @@ const TMPFS_MAGIC = 0x0102_1994
 /** How long another daemon may take to write the header of a new table. */
 const HEADER_LIMIT_MS = 2000
 const FILL_BYTES = 1 << 20
+/** What Linux calls a descriptor of the process itself: one that was handed over. */
+const HANDED_OVER = /^\/(?:dev|proc\/self)\/fd\/\d+$/
 
 /**
- * Opens the file at `path`, made if there is none (mode 0600: who lets others share the tree changes that).
+ * Opens the file at `path`, made if there is none (mode 0600: who lets others share the tree changes that). A memfd that
+ * was handed over is `/dev/fd/N`; it is opened anew, as several daemons may have been given the same open file
+ * description, of which the locks would be one owner's; N stays open.
  * For the time before the process is isolated. The descriptor is the caller's.
  * Errors thrown: those of open(2); VersionTableError when it does not lie in memory.
  */
@@ -49,6 +53,7 @@ export function openTableFile(path: string): number {
 /** In a folder like /dev/shm O_CREAT refuses a file of another user (fs.protected_regular): first without. */
 function openOrMake(path: string): number {
   const { O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK } = constants
+  if (HANDED_OVER.test(path)) return openSync(path, O_RDWR | O_NONBLOCK)
   const flags = O_RDWR | O_NOFOLLOW | O_NONBLOCK
   for (;;) {
     try {

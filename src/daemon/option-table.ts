@@ -330,7 +330,7 @@ export const HEADINGS: readonly Heading[] = [
         name: 'version-table',
         takes: 'word',
         value: 'PATH',
-        help: 'file in /dev/shm by which the daemons of several guests keep these right; made if there is none',
+        help: 'file in /dev/shm by which the daemons of several guests keep these right; made if there is none; /dev/fd/N: a memfd that was passed as descriptor N',
       },
       {
         name: 'lease-ms',

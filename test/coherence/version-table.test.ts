@@ -31,6 +31,7 @@ import {
   ticksLeft,
   ticksSince,
 } from '../../protocol/version-table/layout.js'
+import { Errno } from '../../protocol/errno.js'
 import { mapTable, openTableFile, takeGuestNumber } from '../../src/coherence/table-file.js'
 import {
   FULL,
@@ -38,6 +39,7 @@ import {
   VersionTable,
   VersionTableError,
 } from '../../src/coherence/version-table.js'
+import { native } from '../../src/native/addon.js'
 import { inChild, makeContext } from '../native/support.js'
 import { keyOf, tableInMemory } from './support.js'
 
@@ -287,6 +289,19 @@ test('guests get numbers of their own, which come back when their daemon dies', 
   t.not(child.value, mine)
   // The child is gone: every number but ours can be had.
   t.is(context.ofdLock(fds[1]!, 37, 1, Number(child.value), 1, 0), 0)
+})
+
+test('a memfd that was handed over is a table; who gets it by the same open file description is another guest', t => {
+  const context = makeContext(t)
+  const memfd = native.memfd('table', 0)
+  const fds = ['/dev/fd', '/proc/self/fd'].map(folder => openTableFile(`${folder}/${memfd}`))
+  t.teardown(() => [memfd, ...fds].forEach(closeSync))
+  const [one, other] = fds.map(fd => mapTable(context, fd, 6))
+  one!.advance()
+  t.is(other!.clock, 2)
+  const number = takeGuestNumber(context, fds[0]!)
+  t.is(context.ofdLock(fds[1]!, 37, 1, number, 1, 0), -Errno.EAGAIN)
+  t.throws(() => openTableFile('/dev/fd/99999'), { code: 'ENOENT' })
 })
 
 test('what is no table is refused with a reason', t => {

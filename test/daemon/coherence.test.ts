@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { QUIET_MS } from '../../src/coherence/contention.js'
 import { DEFAULT_LEASE_MS, DEFAULT_MARGIN_MS, longLeaseMs } from '../../src/coherence/options.js'
+import { native } from '../../src/native/addon.js'
 import { entryOf, Fattr, setattrBody } from '../coherence/mock-guest.js'
 import { countersOf } from '../helpers/control.js'
 import { FuseClient, text } from '../helpers/fuse-client.js'
@@ -61,6 +62,7 @@ for (const [what, args, options] of [
   ['in the default sandbox', [], {}],
   ['without a sandbox', ['--sandbox=none'], {}],
   ['as another user', ['--sandbox=none'], { uid: NOBODY }],
+  ['that was handed the same memfd', [], { memfd: true }],
   ['whose container has a clock of its own', [], { program: [...OTHER_CLOCK, ...PROGRAM] }],
 ] as const)
   test(`a daemon ${what} keeps to the leases of another`, async t => {
@@ -76,15 +78,22 @@ for (const [what, args, options] of [
       return
     }
     const place = new Place(t)
-    const table = tableName(t)
+    const memfd = 'memfd' in options ? native.memfd('table', 0) : undefined
+    const table = memfd === undefined ? tableName(t) : '/dev/fd/5'
+    // To both the same open file description.
+    const passed = (): LaunchOptions =>
+      memfd === undefined ? {} : { pass: { fd: native.dupFd(memfd), as: 5 } }
     const control = join(place.folder, 'control.sock')
-    const one = await guest(t, place, 'one', [...strict(table), `--control-socket=${control}`])
-    chmodSync(table, 0o666)
+    const ones = [...strict(table), `--control-socket=${control}`]
+    const one = await guest(t, place, 'one', ones, passed())
+    if (memfd === undefined) chmodSync(table, 0o666)
     if ('uid' in options) {
       chmodSync(place.folder, 0o777)
       chownSync(join(place.share, 'file'), NOBODY, NOBODY)
     }
-    const other = await guest(t, place, 'other', [...strict(table), ...args], options)
+    const others = [...strict(table), ...args]
+    const other = await guest(t, place, 'other', others, { ...options, ...passed() })
+    if (memfd !== undefined) native.closeFd(memfd)
     // What the host has changed just now is not cached.
     await sleep(QUIET_MS + 50)
     const theirs = other.lookup(1, 'file')
@@ -122,4 +131,5 @@ test('a table that is none ends the daemon with the reason', async t => {
   await ended('/dev/shm', /cannot use the version table .*EISDIR/)
   await ended('/proc/self/status', /cannot use the version table .*(tmpfs|EACCES)/)
   await ended('/nowhere/table', /cannot use the version table .*ENOENT/)
+  await ended('/dev/fd/99', /cannot use the version table \/dev\/fd\/99: .*ENOENT/)
 })
