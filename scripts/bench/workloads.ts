@@ -12,8 +12,8 @@ const SOURCES = 12
 const WRITTEN_AT = new Date('2024-01-01T00:00:00Z')
 
 /**
- * One measured step: its time is what `command` takes, after `before`, in the mounted share. It can be done again: `before`
- * takes away what the last time left.
+ * One measured step: its time is what `command` takes, after `before`, in the mounted share. All of them in turn can be
+ * done again and again: `before` takes away what the last time left.
  */
 export interface Step {
   readonly name: string
